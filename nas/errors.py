@@ -1,0 +1,35 @@
+"""Errors that a user can mend: each states the law, then the facts, the path and the remedy."""
+
+from __future__ import annotations
+
+
+class NasError(Exception):
+    """Root of all errors that the command line prints as one message (exit code 2, no traceback)."""
+
+
+class SpaceError(NasError):
+    """A space that cannot be searched, or an architecture that breaks one of its laws."""
+
+
+class LayoutError(NasError):
+    """A parameter that does not fit the stored tensor it would be cut from."""
+
+
+class DataError(NasError):
+    """Data that a task cannot use."""
+
+
+class RunError(NasError):
+    """A run directory, log or setting that does not fit what was asked."""
+
+
+class DeviceError(NasError):
+    """A device that cannot be timed, or a profile that does not fit it."""
+
+
+class ExportError(NasError):
+    """A subnet that cannot be exported, or an export that does not match its supernet."""
+
+
+class TrackingError(NasError):
+    """A tracking server that does not answer."""

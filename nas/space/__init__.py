@@ -1,0 +1,23 @@
+"""Spaces: a user's dataclass with holes, and everything that can be asked of it."""
+
+from nas.space.additive import Additive
+from nas.space.genes import Gene
+from nas.space.holes import Between, OneOf, Repeat, Tied, between, oneof, repeat, tied
+from nas.space.space import Constraint, Space
+from nas.space.views import Context
+
+__all__ = [
+    "Additive",
+    "Between",
+    "Constraint",
+    "Context",
+    "Gene",
+    "OneOf",
+    "Repeat",
+    "Space",
+    "Tied",
+    "between",
+    "oneof",
+    "repeat",
+    "tied",
+]

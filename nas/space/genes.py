@@ -1,0 +1,187 @@
+"""A space, flattened: the choices it asks for, in an order in which each can be made.
+
+A gene is one choice. Holes of alternative options that stand at the same path and offer the same choices
+are one gene (`mixer.heads` of window and of global attention, say), so gene names mirror parameter paths
+and a crossover that changes the mixer keeps the heads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nas.architecture import join
+from nas.errors import SpaceError
+from nas.space.holes import Between, Hole, OneOf, Repeat, Tied
+
+# A condition is a chain of choices that must have been made: ((gene, lowest, highest), …). Conditions of
+# a gene are alternatives; an empty chain always holds.
+Condition = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One choice among `cardinality`, made where one of its `conditions` holds."""
+
+    name: str
+    hole: Hole
+    conditions: tuple[Condition, ...]
+
+    @property
+    def cardinality(self) -> int:
+        return self.hole.cardinality
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where a dataclass of the template may stand."""
+
+    path: str
+    ancestors: tuple[tuple[str, Any], ...]  # (path, template), from the root to the parent
+    template: Any
+    condition: Condition
+    ready: int  # the last gene on which this place and all inside it depend, -1 for none
+
+
+@dataclass(frozen=True)
+class Flat:
+    """The genes of a template, its sites, and which gene stands at which occurrence of a hole."""
+
+    genes: tuple[Gene, ...]
+    sites: tuple[Site, ...]
+    at: dict[tuple[str, int], int]  # (path, id of the hole) -> gene
+
+
+def flatten(template: Any) -> Flat:
+    """The genes and sites of `template`, genes ordered depth first, each after all its conditions."""
+    walk = _Walk()
+    walk.visit(template, "", "", (), ())
+    return walk.result()
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.keys: dict[tuple[str, Hole], int] = {}
+        self.owners: list[str] = []
+        self.conditions: list[list[Condition]] = []
+        self.at: dict[tuple[str, int], int] = {}
+        self.sites: list[tuple[str, tuple[tuple[str, Any], ...], Any, Condition, set[int]]] = []
+
+    def visit(
+        self,
+        node: Any,
+        path: str,
+        gene_path: str,
+        condition: Condition,
+        ancestors: tuple[tuple[str, Any], ...],
+    ) -> set[int]:
+        """Registers the holes of `node`; returns the genes in it. `gene_path` differs below a tie."""
+        if isinstance(node, Tied):
+            self.at[path, id(node)] = gene = self._gene(node.name, node.hole, condition, ancestors)
+            return self._inside(node.hole, gene, path, node.name, condition, ancestors)
+        if isinstance(node, (OneOf, Repeat, Between)):
+            self.at[path, id(node)] = gene = self._gene(gene_path, node, condition, ancestors)
+            return self._inside(node, gene, path, gene_path, condition, ancestors)
+        inside: set[int] = set()
+        if isinstance(node, (tuple, list)):
+            for i, item in enumerate(node):
+                inside |= self.visit(item, join(path, i), join(gene_path, i), condition, ancestors)
+        elif dataclasses.is_dataclass(node):
+            below = (*ancestors, (path, node))
+            for name in (f.name for f in dataclasses.fields(node)):
+                value = getattr(node, name)
+                inside |= self.visit(value, join(path, name), join(gene_path, name), condition, below)
+            self.sites.append((path, ancestors, node, condition, inside))
+        return inside
+
+    def _inside(
+        self,
+        hole: Hole,
+        gene: int,
+        path: str,
+        gene_path: str,
+        condition: Condition,
+        ancestors: tuple[tuple[str, Any], ...],
+    ) -> set[int]:
+        inside = {gene}
+        for value, low, steps in _contents(hole):
+            chosen = condition
+            if low > 0 or not isinstance(hole, Repeat):
+                chosen = (*condition, (gene, low, hole.cardinality - 1 if steps else low))
+            where, name = (join(p, steps[0]) if steps else p for p in (path, gene_path))
+            inside |= self.visit(value, where, name, chosen, ancestors)
+        return inside
+
+    def _gene(
+        self, name: str, hole: Hole, condition: Condition, ancestors: tuple[tuple[str, Any], ...]
+    ) -> int:
+        gene = self.keys.setdefault((name, hole), len(self.keys))
+        if gene == len(self.conditions):
+            self.conditions.append([])
+            self.owners.append(type(ancestors[-1][1]).__name__ if ancestors else "")
+        self.conditions[gene].append(condition)
+        return gene
+
+    def result(self) -> Flat:
+        order = self._order()
+        place = {gene: i for i, gene in enumerate(order)}
+        names = self._names()
+        holes = [hole for _, hole in self.keys]
+
+        def moved(condition: Condition) -> Condition:
+            return tuple((place[gene], low, high) for gene, low, high in condition)
+
+        genes = tuple(
+            Gene(names[g], holes[g], tuple(dict.fromkeys(moved(c) for c in self.conditions[g])))
+            for g in order
+        )
+        sites = tuple(
+            Site(
+                path,
+                ancestors,
+                node,
+                moved(condition),
+                max([place[g] for g in inside] + [place[g] for g, _, _ in condition], default=-1),
+            )
+            for path, ancestors, node, condition, inside in self.sites
+        )
+        return Flat(genes, sites, {key: place[gene] for key, gene in self.at.items()})
+
+    def _order(self) -> list[int]:
+        """Depth first, but a shared gene only after everything that decides whether it is asked for."""
+        ranks: dict[int, int] = {}
+
+        def rank(gene: int, above: frozenset[int]) -> int:
+            if gene in above:
+                raise SpaceError(f"A tied hole must not stand inside itself: `{list(self.keys)[gene][0]}`.")
+            if gene not in ranks:
+                needed = {g for c in self.conditions[gene] for g, _, _ in c}
+                ranks[gene] = max([gene] + [rank(g, above | {gene}) for g in needed])
+            return ranks[gene]
+
+        depth = {g: len(self.conditions[g][0]) for g in range(len(self.keys))}
+        return sorted(depth, key=lambda g: (rank(g, frozenset()), depth[g], g))
+
+    def _names(self) -> list[str]:
+        """The paths; where several choices share one, with the class that asks and a number."""
+        paths = [path for path, _ in self.keys]
+        names: list[str] = []
+        for gene, path in enumerate(paths):
+            name = path or "architecture"
+            if paths.count(path) > 1:
+                name = f"{path}[{self.owners[gene]}]"
+            same = sum(n == name or n.startswith(f"{name}#") for n in names)
+            names.append(f"{name}#{same + 1}" if same else name)
+        return names
+
+
+def _contents(hole: Hole) -> Iterator[tuple[Any, int, Sequence[int]]]:
+    """What a hole may hold: (value, smallest choice that holds it, position for a repeated block)."""
+    if isinstance(hole, OneOf):
+        for i, option in enumerate(hole.options):
+            yield option, i, ()
+    elif isinstance(hole, Repeat):
+        for k in range(hole.high):
+            yield hole.block, max(0, k - hole.low + 1), (k,)
