@@ -65,12 +65,12 @@ def slices(name: str, stored: Layout, wanted: Layout) -> tuple[slice, ...]:
 
 
 def cut(name: str, tensor: Tensor, stored: Layout, wanted: Layout, shape: tuple[int, ...]) -> Tensor:
-    """The part of `tensor` (any shape of as many elements as `stored`) that `wanted` names, as `shape`.
+    """The part of `tensor`, kept in its logical shape `stored`, that `wanted` names, as a parameter of `shape`.
 
-    A view wherever the logical axes are the stored ones.
+    A view wherever no merged axis is cut.
     """
-    if stored.shape == wanted.shape:
-        return tensor.reshape(shape)
     if math.prod(wanted.shape) != math.prod(shape):
         raise LayoutError(f"`{name}` has shape {shape}, but its layout says {wanted.shape}.")
-    return tensor.view(stored.shape)[slices(name, stored, wanted)].reshape(shape)
+    if stored.shape != wanted.shape:
+        tensor = tensor[slices(name, stored, wanted)]
+    return tensor.reshape(shape)

@@ -4,8 +4,7 @@ Works on the JSON alone, so that a report or a page needs neither the user's cla
 
 >>> print(outline({"type": "Net", "width": 32, "blocks": [{"type": "Attention", "heads": 2}] * 3}))
 Net(width=32)
-└─ blocks
-   └─ 0–2: Attention(heads=2)
+└─ blocks.0–2: Attention(heads=2)
 """
 
 from __future__ import annotations
@@ -49,26 +48,29 @@ def _branches(value: Any) -> list[str]:
     lines: list[str] = []
     for position, (name, child) in enumerate(children):
         last = position == len(children) - 1
-        heading = name if isinstance(child, list) else f"{name}: {_label(child)}"
-        lines.append(("└─ " if last else "├─ ") + heading)
+        lines.append(f"{'└─' if last else '├─'} {name}: {_label(child)}")
         lines += [("   " if last else "│  ") + line for line in _branches(child)]
     return lines
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """The parts that need lines of their own, runs of equal list items as one."""
+    """The parts that need lines of their own, named as in paths; runs of equal list items as one."""
     if isinstance(value, Mapping):
-        yield from ((k, v) for k, v in value.items() if k != TYPE and not _is_short(v))
-    elif isinstance(value, list):
-        index = 0
-        for item, run in groupby(value):
-            end = index + len(list(run)) - 1
-            yield (str(index) if end == index else f"{index}–{end}"), item
-            index = end + 1
+        for name, part in value.items():
+            if name != TYPE and not _is_short(part):
+                yield from _items(name, part) if isinstance(part, list) else [(name, part)]
+
+
+def _items(name: str, parts: list[Any]) -> Iterator[tuple[str, Any]]:
+    index = 0
+    for item, run in groupby(parts):
+        end = index + len(list(run)) - 1
+        yield f"{name}.{index}" if end == index else f"{name}.{index}–{end}", item
+        index = end + 1
 
 
 def _is_short(value: Any) -> bool:
-    """Whether a value fits on its parent's line: a scalar, a list of scalars, a class without fields."""
+    """Whether a value fits on its parent's line: a scalar, scalars, a class without fields."""
     if isinstance(value, Mapping):
         return set(value) <= {TYPE}
     return not isinstance(value, list) or all(not isinstance(v, (list, Mapping)) for v in value)

@@ -1,7 +1,7 @@
 """What a run directory says, read without torch and without the user's classes.
 
-The report and the Pareto explorer look at runs through this file: at finished ones, at live ones, and at
-those whose later files (front, history) do not exist yet.
+The report and the Pareto explorer look at runs through this file: at finished ones, at live ones, and
+at those whose later files (front, history) do not exist yet.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from nas.objectives import Objective, as_costs
 from nas.pareto import Front, Scale, nondominated
 
 Record = dict[str, Any]
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ class RunView:
     def objectives_of(self, device: str) -> tuple[Objective, ...]:
         """The objectives that matter on `device`: all but those of other devices."""
         others = [d for d in self.device_names if d != device]
-        return tuple(o for o in self.objectives if not any(o.name.endswith(f".{d}") for d in others))
+        return tuple(
+            o for o in self.objectives if not any(o.name.endswith(f".{d}") for d in others)
+        )
 
     def complete(self, search: str) -> list[Record]:
         """The complete trials of `search`, in order of their numbers."""
@@ -97,7 +100,7 @@ class Roles:
 
 
 def roles(objectives: tuple[Objective, ...], device: str) -> Roles | None:
-    """Quality is the first objective, cost the first that was timed on the device; None for fewer than two."""
+    """Quality is the first objective, cost the first timed on the device; None for fewer than two."""
     if len(objectives) < 2:
         return None
     quality, *others = objectives
@@ -110,7 +113,7 @@ def read_run(run_dir: Path | str) -> RunView:
     """Everything that `run_dir` holds so far.
 
     Raises:
-        RunError: there is no such directory, or a file in it is not what it should be; names the file.
+        RunError: there is no such directory, or a file in it is damaged; names the file.
     """
     path = Path(run_dir)
     if not path.is_dir():
@@ -128,7 +131,7 @@ def read_run(run_dir: Path | str) -> RunView:
 
 
 def hypervolumes(view: RunView, search: str) -> list[tuple[int, float]] | None:
-    """(candidates tried, normalised hypervolume) along `search`; None while its scale is unknown."""
+    """(candidates tried, normalised hypervolume) along `search`; None while it has no scale."""
     device = view.device_of(search)
     scale = view.experiment.get("scales", {}).get(device)
     if scale is None:
@@ -155,6 +158,15 @@ def having(objectives: Iterable[Objective], trials: list[Record]) -> list[Record
     return [t for t in trials if all(name in t["objectives"] for name in names)]
 
 
+def staircase(points: Iterable[Point], x: Objective, y: Objective) -> list[Point]:
+    """The corners of the best `y` that each `x` allows: what of a front in more axes is one in these."""
+    corners: list[Point] = []
+    for point in sorted(points, key=lambda p: (x.sign * p[0], y.sign * p[1])):
+        if not corners or y.sign * point[1] < y.sign * corners[-1][1]:
+            corners.append(point)
+    return corners
+
+
 def is_random(search: str) -> bool:
     """Whether a search is the random one that others are compared with, by its name."""
     return search.partition(".")[0].startswith("random")
@@ -175,6 +187,17 @@ def value(entry: Mapping[str, Any], objective: Objective, kind: str) -> float | 
     return None if number is None else float(number)
 
 
+def point(entry: Mapping[str, Any], x: Objective, y: Objective, kind: str) -> Point | None:
+    """Both numbers of a front entry, or None where it lacks one."""
+    across, up = value(entry, x, kind), value(entry, y, kind)
+    return None if across is None or up is None else (across, up)
+
+
+def named(view: RunView, name: str) -> Objective:
+    """The objective of this name; also for figures that are measured without being traded off."""
+    return next((o for o in view.objectives if o.name == name), _guess(name))
+
+
 def _guess(name: str) -> Objective:
     if name.partition(".")[0] == "accuracy":
         return Objective(name, "%", "maximize")
@@ -188,7 +211,9 @@ def _read_json(path: Path, missing: Any) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{path} must be JSON, but {error}. Run the phase that writes it again.") from None
+        raise RunError(
+            f"{path} must be JSON, but {error}. Run the phase that writes it again."
+        ) from None
 
 
 def _read_history(path: Path) -> list[Record]:

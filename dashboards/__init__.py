@@ -1,0 +1,1 @@
+"""Pages that look on while a run is at work. They read its files and never import torch."""

@@ -1,0 +1,58 @@
+"""Ray on this machine alone, or a connection to a cluster that runs elsewhere."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable
+
+LOCAL_ENVIRONMENT = {
+    # Bind to loopback only. Ray reads this when it is imported; it was meant for other systems.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # A token of our own: Ray would write one to the home folder, and other clusters then refuse us.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),  # one a process: Ray reads it once
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def connect(workers: int, address: str | None) -> Callable[[], None]:
+    """Makes Ray ready in this process: joins `address`, else starts `workers` local processes.
+
+    Returns:
+        A function that ends what this call began: nothing, where Ray was ready already.
+    """
+    if address is None:
+        for name, value in LOCAL_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+    import ray  # only now: it reads the environment on import
+
+    if ray.is_initialized():
+        return lambda: None
+    if address is not None:
+        ray.init(address=address, log_to_driver=False, logging_level="warning")
+        return ray.shutdown
+    return _start(workers)
+
+
+def _start(workers: int) -> Callable[[], None]:
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="nas-ray-")
+    ray.init(
+        address="local",
+        num_cpus=workers,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="warning",
+        _temp_dir=folder,
+    )
+
+    def stop() -> None:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    return stop

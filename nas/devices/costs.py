@@ -1,0 +1,163 @@
+"""Analytic costs of a module: what a runtime has to do, counted without computing it."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+Floats = npt.NDArray[np.float64]
+
+FEATURES: tuple[str, ...] = (
+    "products",  # matrix-product kernels; batched ones count once
+    "product_matrices",  # single products inside the batched ones: windows × heads in attention
+    "product_mmacs",
+    "convolutions",
+    "convolution_mmacs",
+    "weight_kelements",  # weights of products and convolutions, which have to be read
+    "norms",
+    "softmaxes",
+    "elementwise",  # everything else that computes: sums, scalings, activations, means
+    "copies",  # everything that moves: permuted, rolled, padded, joined, gathered
+    "moved_kelements",  # outputs of the last four kinds
+)
+"""What `count` counts: kernels by kind, 10^6 multiply-accumulates, 10^3 elements. All additive: the
+features of a network are the sums of those of its parts."""
+
+_aten = torch.ops.aten
+_PRODUCTS = {_aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm}
+_BATCHED = {_aten.bmm, _aten.baddbmm}
+_KINDS = {
+    **dict.fromkeys((_aten.convolution, _aten._convolution), "convolutions"),
+    **dict.fromkeys(_PRODUCTS, "products"),
+    **dict.fromkeys(
+        (
+            _aten.native_layer_norm,
+            _aten.native_batch_norm,
+            _aten._native_batch_norm_legit_no_training,
+            _aten.native_group_norm,
+        ),
+        "norms",
+    ),
+    **dict.fromkeys((_aten._softmax, _aten._safe_softmax, _aten._log_softmax), "softmaxes"),
+    # A runtime that follows the graph, as ONNX Runtime does, carries a permutation out on the spot;
+    # PyTorch only notes it, and copies later. Both ways the cost comes with the permutations.
+    **dict.fromkeys(
+        (
+            _aten.permute,
+            _aten.transpose,
+            _aten.clone,
+            _aten.copy_,
+            _aten.roll,
+            _aten.cat,
+            _aten.stack,
+            _aten.constant_pad_nd,
+            _aten.index,
+            _aten.index_select,
+            _aten.gather,
+            _aten.embedding,
+            _aten.im2col,
+            _aten.repeat,
+        ),
+        "copies",
+    ),
+}
+# Another look at the same memory, and allocation: too cheap to count.
+_FREE = {
+    _aten.view,
+    _aten._unsafe_view,
+    _aten.t,
+    _aten.expand,
+    _aten.unsqueeze,
+    _aten.squeeze,
+    _aten.slice,
+    _aten.select,
+    _aten.split,
+    _aten.split_with_sizes,
+    _aten.unbind,
+    _aten.detach,
+    _aten.alias,
+    _aten.lift_fresh,
+    _aten.empty,
+}
+_MOVED = ("norms", "softmaxes", "elementwise", "copies")
+
+
+def count(module: nn.Module, *example: Tensor) -> Floats:
+    """Costs of one forward pass in evaluation mode, of the shape (features,), see `FEATURES`.
+
+    The module is traced once on the meta device: shapes flow, numbers do not. What depends on
+    weights alone (gathering a bias table) is not counted, since an exporter folds it.
+
+    Args:
+        module: on any device, left as it is.
+        example: its inputs, on any device; their batch size is that of the costs.
+
+    Raises:
+        RuntimeError: torch's, where a module asks for a number that only real data would give.
+    """
+    module = copy.deepcopy(module).to("meta").eval()
+    inputs = [x.to("meta") for x in example]
+    with torch.no_grad(), _Counting(inputs) as counting:
+        module(*inputs)
+    return np.array([counting.total[name] for name in FEATURES], dtype=np.float64)
+
+
+def macs(features: Floats) -> Floats:
+    """Millions of multiply-accumulates, (…,), of features (…, features)."""
+    columns = [i for i, name in enumerate(FEATURES) if name.endswith("_mmacs")]
+    return np.asarray(features[..., columns].sum(axis=-1))
+
+
+class _Counting(TorchDispatchMode):
+    """Adds up the kernels that run inside it and depend on `inputs`."""
+
+    def __init__(self, inputs: list[Tensor]) -> None:
+        super().__init__()
+        self.total: Counter[str] = Counter()
+        # Tensors are kept, so that no other comes to bear the id of one that is gone.
+        self._live = {id(x): x for x in inputs}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        kernel, outputs = func.overloadpacket, _tensors(out)
+        if any(id(x) in self._live for x in _tensors((args, kwargs))):
+            self._live.update((id(x), x) for x in outputs)
+            if kernel not in _FREE and outputs:
+                self._add(kernel, args, kwargs, outputs[0])
+        return out
+
+    def _add(
+        self, kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+    ) -> None:
+        kind = _KINDS.get(kernel, "elementwise")
+        self.total[kind] += 1
+        if kind in _MOVED:
+            self.total["moved_kelements"] += out.numel() / 1e3
+            return
+        flops = flop_registry[kernel](*args, **kwargs, out_val=out)
+        self.total[f"{kind[:-1]}_mmacs"] += flops / 2e6
+        if kernel in _BATCHED:
+            self.total["product_matrices"] += out.shape[0]
+        weights = (x for x in _tensors(args) if id(x) not in self._live)
+        self.total["weight_kelements"] += sum(x.numel() for x in weights) / 1e3
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

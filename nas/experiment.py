@@ -1,0 +1,251 @@
+"""`Experiment`: the parts of one run, and where experiments come from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from nas.devices import Device, OnnxRuntime, TorchEager
+from nas.devices.costs import count
+from nas.errors import RunError
+from nas.evaluation import SIZE_BYTES, Measure
+from nas.quantize import BitsOf, bits_by_path
+from nas.searchers import NSGA2
+from nas.settings import describe, replaced
+from nas.space import Space
+from nas.supernet import Build, LayoutsOf, Supernet
+from nas.tasks import Task
+from nas.training import Recipe
+
+
+@dataclass(frozen=True)
+class Profiling:
+    """How a device is profiled.
+
+    Attributes:
+        samples: subnets that are timed, `held_out` of them to judge the latency model by.
+        rounds: times that each is run, in two interleaved passes.
+    """
+
+    samples: int = 48
+    held_out: int = 14
+    rounds: int = 200
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the Pareto front is searched.
+
+    Attributes:
+        searcher: makes one: ``searcher(space, objectives, seed=…)``.
+        trials: candidates that are evaluated.
+        parallel: candidates in flight; part of the result, unlike `workers`.
+        workers: Ray workers; 0 evaluates in the driver.
+        retries: how often the evaluation of a lost worker is tried again.
+        bounds: random architectures that fix the scale of the hypervolume beforehand.
+        baseline: whether random search runs beside, with as many trials.
+        finalists: most architectures that are verified.
+    """
+
+    searcher: Any = NSGA2
+    trials: int = 1000
+    parallel: int = 4
+    workers: int = 2
+    retries: int = 2
+    bounds: int = 100
+    baseline: bool = True
+    finalists: int = 24
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that a run needs; a file in `experiments/` holds a function that returns one.
+
+    Attributes:
+        name: of the run directory.
+        build: makes the module of an architecture.
+        features: operation counts per row of genes, (n, genes) to (n, features), for the latency model;
+            default: each module is built and counted whole, which is slower.
+        devices: what can be profiled and searched for; the first is the default.
+        measures: objectives beside accuracy and latency.
+        layouts, bits: see `Supernet`, for builders of other people.
+        tracking: MLflow's URI; default: SQLite beside the run directories.
+    """
+
+    name: str
+    task: Task
+    space: Space
+    build: Build
+    features: Any = None
+    devices: tuple[Device, ...] = (
+        Device("onnxruntime", OnnxRuntime()),
+        Device("torch", TorchEager()),
+    )
+    training: Recipe = field(default_factory=Recipe)
+    profiling: Profiling = field(default_factory=Profiling)
+    search: Search = field(default_factory=Search)
+    measures: tuple[Measure, ...] = (SIZE_BYTES,)
+    layouts: LayoutsOf | None = None
+    bits: BitsOf = bits_by_path
+    tracking: str | None = None
+    seed: int = 0
+
+    def supernet(self) -> Supernet:
+        """A new supernet, its weights initialised from the seed."""
+        return Supernet(
+            self.build, self.space, layouts=self.layouts, bits=self.bits, seed=self.seed
+        )
+
+    def example(self, batch: int = 2) -> torch.Tensor:
+        """Inputs of the task's shape, to trace and time modules with."""
+        inputs = next(iter(self.task.batches("search"))).inputs[0]
+        return inputs[:1].expand(batch, *inputs.shape[1:]).contiguous()
+
+    def costs(self) -> Any:
+        """`features`, or the counts of whole modules."""
+        return self.features or WholeModel(self.space, self.build, self.example(1))
+
+    def device(self, name: str | None) -> Device:
+        """The device of that name, the first by default. Raises RunError for an unknown one."""
+        known = {device.name: device for device in self.devices}
+        if name is None:
+            return self.devices[0]
+        if name not in known:
+            raise RunError(
+                f"`--device` must name a device of the experiment: got {name!r}. It has {', '.join(known)}."
+            )
+        return known[name]
+
+
+class WholeModel:
+    """Operation counts of whole modules, row by row: right for any builder, some 100 rows a second."""
+
+    def __init__(self, space: Space, build: Build, example: torch.Tensor) -> None:
+        self.space, self.build, self.example = space, build, example
+        self._known: dict[tuple[int, ...], np.ndarray] = {}
+
+    def __call__(self, genes: np.ndarray) -> np.ndarray:
+        """(n, genes) to (n, features)."""
+        return np.stack([self._row(tuple(map(int, row))) for row in np.atleast_2d(genes)])
+
+    def _row(self, genes: tuple[int, ...]) -> np.ndarray:
+        if genes not in self._known:
+            with torch.device("meta"):
+                module = self.build(self.space.decode(genes))
+            self._known[genes] = count(module, self.example.to("meta"))
+        return self._known[genes]
+
+
+# --- where experiments come from ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an experiment was loaded from, so that a run can be continued from the same code."""
+
+    name: str
+    settings: Mapping[str, str]
+    path: str | None = None
+    sha256: str | None = None
+
+
+def load_experiment(name: str, assignments: Mapping[str, str]) -> tuple[Experiment, Source]:
+    """The experiment in a file, or of that name in `experiments/`, with settings changed.
+
+    A setting is a parameter of the file's function `experiment` (``data=mine.npz``) or a field of what
+    it returns (``training.epochs=3``).
+
+    Raises:
+        RunError: no such file or name, no function in it, or no such setting.
+    """
+    module = _load_module(name)
+    function = getattr(module, "experiment", None)
+    if not callable(function):
+        raise RunError(f"{module.__file__} must define a function `experiment()`, but does not.")
+    parameters = inspect.signature(function).parameters
+    experiment = function(**{k: v for k, v in assignments.items() if k in parameters})
+    if not isinstance(experiment, Experiment):
+        raise RunError(f"`experiment()` in {module.__file__} must return an Experiment: got {experiment!r}.")
+    for key, text in assignments.items():
+        if key not in parameters:
+            experiment = replaced(experiment, key, text)
+    path = Path(module.__file__ or "")
+    where = str(path.resolve()) if name.endswith(".py") else None
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return check_settings(experiment), Source(name, dict(assignments), where, sha256)
+
+
+def check_settings(experiment: Experiment) -> Experiment:
+    """Raises RunError for settings that cannot work, before any work is spent."""
+    search, profiling, training = experiment.search, experiment.profiling, experiment.training
+    least = {
+        "training.epochs": (training.epochs, 1),
+        "profiling.samples - profiling.held_out": (profiling.samples - profiling.held_out, 8),
+        "profiling.held_out": (profiling.held_out, 3),
+        "profiling.rounds": (profiling.rounds, 3),
+        "search.trials": (search.trials, 1),
+        "search.parallel": (search.parallel, 1),
+        "search.workers": (search.workers, 0),
+        "search.retries": (search.retries, 0),
+        "search.bounds": (search.bounds, 2),
+        "search.finalists": (search.finalists, 1),
+        "seed": (experiment.seed, 0),
+    }
+    for name, (value, low) in least.items():
+        if value < low:
+            raise RunError(f"`{name}` must be {low} or more: got {value}. Change it with --set.")
+    if training.learning_rate <= 0:
+        raise RunError(f"`training.learning_rate` must be positive: got {training.learning_rate}.")
+    return experiment
+
+
+def settings_of(experiment: Experiment) -> dict[str, Any]:
+    """What an experiment is set to, as JSON data: all but data, space and code, which have hashes."""
+    plain = replace(experiment, task=experiment.task.fingerprint, space=experiment.space.fingerprint)  # type: ignore[arg-type]
+    return {k: v for k, v in describe(plain).items() if k not in ("type", "features")}
+
+
+def available() -> list[str]:
+    """Names of the experiments that come along."""
+    import experiments
+
+    folder = Path(next(iter(experiments.__path__)))
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
+def _load_module(name: str) -> ModuleType:
+    if name.endswith(".py"):
+        return _load_file(Path(name))
+    if name not in available():
+        raise RunError(
+            f"An experiment must be a .py file or one of {', '.join(available())}: got {name!r}."
+        )
+    return importlib.import_module(f"experiments.{name}")
+
+
+def _load_file(path: Path) -> ModuleType:
+    """Imports a file. Its classes travel to Ray's workers by value, since those cannot import it."""
+    if not path.is_file():
+        raise RunError(f"An experiment must be a .py file that exists: got {path}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise RunError(f"{path} must be Python, but line {error.lineno} is not: {error.msg}.") from error
+    return module
+
+

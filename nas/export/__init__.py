@@ -1,0 +1,1 @@
+"""Exports: a subnet as files that run without `nas`."""

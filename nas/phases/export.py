@@ -1,0 +1,147 @@
+"""Export: from a verified point to an ordinary model on disk."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.errors import ExportError, RunError
+from nas.export import FORMATS, card, export_subnet
+from nas.phases.run import Run
+from nas.phases.verify import Entry, find_trial, verify_trials
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """``latency_ms<=5``: holds for what was measured."""
+
+    name: str
+    sign: str
+    limit: float
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        match = re.fullmatch(r"\s*([\w.-]+?)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*", text)
+        try:
+            if match:
+                return cls(match[1], match[2], float(match[3]))
+        except ValueError:
+            pass
+        raise ExportError(
+            f'`--where` must be NAME<=NUMBER (or >=, <, >), such as "latency_ms<=5": got {text!r}.'
+        )
+
+
+def choose_entry(
+    entries: Sequence[Entry],
+    where: Sequence[str] = (),
+    best: str | None = None,
+    device: str | None = None,
+) -> Entry:
+    """The front's point that meets all conditions by measured values and is `best` in one objective.
+
+    Raises:
+        ExportError: an unknown or ambiguous name, or conditions that no point meets; tells how near one is.
+    """
+    conditions = [Condition.parse(text) for text in where]
+    entries = [e for e in entries if e["front"] and device in (None, e["device"])]
+    if not entries:
+        of = f" of `{device}`" if device else ""
+        raise ExportError(f"There must be a verified front{of} to choose from. `nas verify` makes it.")
+    names = {c.name: _resolve(c.name, entries) for c in conditions}
+    goal = _resolve(best or "accuracy", entries)
+    entries = [e for e in entries if all(n in e["objectives"] for n in (*names.values(), goal))]
+    devices = sorted({e["device"] for e in entries})
+    if len(devices) > 1:
+        raise ExportError(f"The front of one device must be meant, but there are {devices}. Add --device.")
+    meets = [
+        e
+        for e in entries
+        if all(
+            _OPERATORS[c.sign](e["objectives"][names[c.name]]["measured"], c.limit) for c in conditions
+        )
+    ]
+    if not meets:
+        raise ExportError(f"Some point must meet {' and '.join(where)}, but {_reach(entries, conditions, names)}.")
+    higher = goal.partition(".")[0] == "accuracy"
+    return min(
+        meets,
+        key=lambda e: (
+            (-1 if higher else 1) * e["objectives"][goal]["measured"],
+            *(v["measured"] for n, v in sorted(e["objectives"].items()) if n != goal),
+        ),
+    )
+
+
+def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Path:
+    """Writes the subnet of a verified point into `exports/ID`, with its card. Returns the folder."""
+    if entry["weights"] != run.weights:
+        raise ExportError(
+            f"{entry['id']} must belong to the weights in {run.directory.supernet}, but was verified with "
+            f"{entry['weights']}; they are {run.weights}. Verify the front again."
+        )
+    architecture = run.experiment.space.from_json(entry["architecture"])
+    folder = run.directory.exports / entry["id"]
+    export_subnet(
+        run.supernet.extract(architecture),
+        entry["architecture"],
+        run.experiment.example(2),
+        folder,
+        formats=formats,
+        card=card(
+            entry,
+            run=run.directory.read(),
+            bits=run.supernet.parameter_bits(architecture),
+            example=run.experiment.example(1),
+        ),
+    )
+    run.tracker.artifact(folder / "card.md")
+    return folder
+
+
+def entry_of(run: Run, architecture_id: str, device: str | None) -> Entry:
+    """The verified point of that id; a trial that was not verified yet is verified first."""
+    chosen = run.experiment.device(device)
+    for entry in run.directory.read_front():
+        if entry["id"] == architecture_id and device in (None, entry["device"]):
+            return entry
+    trial = find_trial(run, architecture_id, chosen)
+    if trial is None:
+        raise RunError(
+            f"`--id` must name a trial of {run.directory.trials} for {chosen.name}: got {architecture_id!r}."
+        )
+    entries = verify_trials(run, chosen, [trial])
+    return next(e for e in entries if e["id"] == architecture_id)
+
+
+def _resolve(name: str, entries: Sequence[Entry]) -> str:
+    """The full name: `latency_ms` may stand for `latency_ms.pi4` where that is the only one."""
+    known = sorted({n for e in entries for n, v in e["objectives"].items() if "measured" in v})
+    if name in known:
+        return name
+    matches = [n for n in known if n.startswith(f"{name}.")]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ExportError(f"`{name}` must name one device: got {', '.join(matches)}. Add --device, or say which.")
+    raise ExportError(f"`{name}` must be a figure of the front: it has {', '.join(known)}.")
+
+
+def _reach(entries: Sequence[Entry], conditions: Sequence[Condition], names: dict[str, str]) -> str:
+    """What the front reaches of each condition."""
+    parts: list[Any] = []
+    for c in conditions:
+        values = [e["objectives"][names[c.name]]["measured"] for e in entries]
+        parts.append(f"{names[c.name]} goes from {min(values):g} to {max(values):g}")
+    return "; ".join(parts) + (" and no point meets all at once" if len(parts) > 1 else "")

@@ -1,0 +1,245 @@
+"""A run that is open for work: its experiment, its directory, its tracker."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+
+from nas.devices import Device, Profile
+from nas.errors import RunError
+from nas.evaluation import Evaluator, LatencyPredictor
+from nas.experiment import Experiment, Source, check_settings, load_experiment, settings_of
+from nas.objectives import Objective
+from nas.rundir import RunDirectory, file_hash
+from nas.settings import differences, parse_assignments
+from nas.supernet import Supernet
+from nas.tracking import Tracker, check_reachable
+from nas.training import load_tensors
+
+# What a run may be continued with though it was begun otherwise: none of it touches a result.
+VOLATILE = ("tracking", "search.workers", "search.retries", "training.checkpoint_seconds")
+PACKAGES = ("torch", "numpy", "pymoo", "optuna", "ray", "mlflow", "onnx", "onnxruntime")
+
+IfChanged = Literal["refuse", "new", "continue"]
+
+
+@dataclass
+class Run:
+    """What the phases work on."""
+
+    experiment: Experiment
+    source: Source
+    directory: RunDirectory
+    tracker: Tracker
+    resume: bool = False
+    address: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.directory.path.name
+
+    @cached_property
+    def weights(self) -> str:
+        """Hash of the trained weights. Raises RunError before there are any."""
+        if not self.directory.weights.exists():
+            raise RunError(
+                f"{self.directory.path} must hold a trained supernet, but has none. "
+                f"`nas train {self.source.name}` trains it."
+            )
+        return file_hash(self.directory.weights)
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The trained supernet."""
+        assert self.weights
+        tensors, _ = load_tensors(self.directory.weights)
+        return self.experiment.supernet().with_state(tensors)
+
+    def profile(self, device: Device) -> Profile:
+        """The profile of a device. Raises RunError before there is one."""
+        path = self.directory.device(device.name)
+        if not path.exists():
+            raise RunError(
+                f"{self.directory.path} must hold a profile of `{device.name}`, but has none. "
+                f"`nas profile {self.source.name} --device {device.name}` makes it."
+            )
+        return Profile.load(path)
+
+    def evaluator(self, device: Device) -> Evaluator:
+        """What a search for `device` runs per candidate."""
+        experiment = self.experiment
+        model = self.profile(device).model
+        latency = LatencyPredictor(device.name, model, experiment.costs())
+        return Evaluator(self.supernet, experiment.task, latency, experiment.measures)
+
+    @property
+    def modules(self) -> list[ModuleType]:
+        """Modules that Ray's workers cannot import: the file of the experiment."""
+        return [sys.modules[Path(self.source.path).stem]] if self.source.path else []
+
+
+@contextmanager
+def open_run(
+    experiment: Experiment,
+    source: Source,
+    folder: Path | str,
+    *,
+    resume: bool,
+    fresh: bool,
+    if_changed: IfChanged = "refuse",
+    address: str | None = None,
+) -> Iterator[Run]:
+    """Opens `folder`/NAME for the length of the body; all that can be refused is refused here.
+
+    Args:
+        resume: continue what is there.
+        fresh: whether the phase begins a run, so that one with work in it is refused without `resume`.
+        if_changed: what to do where settings, space, data or code differ from those it was begun with.
+
+    Raises:
+        RunError: the directory is in use, holds other work, or was begun otherwise.
+        TrackingError: MLflow does not answer.
+    """
+    check_settings(experiment)
+    folder = Path(folder)
+    uri = experiment.tracking or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    check_reachable(uri)
+    now = _identity(experiment, source)
+    directory = RunDirectory(_choose(folder, experiment.name, now, if_changed))
+    with directory.lock():
+        if fresh and directory.started and not resume:
+            raise RunError(
+                f"A run must not overwrite another: {directory.path} holds one. Add --resume to continue "
+                f"it, or choose another --run-dir."
+            )
+        _require_same(directory, now, if_changed)
+        stored = directory.read() if directory.exists else {}
+        run_id = stored.get("tracking", {}).get("run_id")
+        same_place = stored.get("tracking", {}).get("uri") == uri
+        tracker = Tracker.start(
+            uri, experiment.name, directory.path.name, now["settings"], run_id if same_place else None
+        )
+        _describe(directory, experiment, now, tracker)
+        try:
+            yield Run(experiment, source, directory, tracker, resume, address)
+        except BaseException:
+            tracker.finish("FAILED")
+            raise
+        tracker.finish("FINISHED")
+
+
+def reopened(path: Path | str, assignments: Sequence[str] = ()) -> tuple[Experiment, Source]:
+    """The experiment of an existing run directory, as it was set then."""
+    stored = RunDirectory(path).read()
+    source = stored.get("source", {})
+    if not source.get("name"):
+        raise RunError(
+            f"{path} was made from Python, not from a file. Use `nas.export_subnet(experiment, …)` there, "
+            f"or put the experiment into a file with a function `experiment()`."
+        )
+    settings = dict(source["set"]) | parse_assignments(assignments)
+    return load_experiment(source["path"] or source["name"], settings)
+
+
+def remembered(folder: Path | str, name: str, assignments: Sequence[str]) -> tuple[Experiment, Source]:
+    """The experiment `name`; a run of it in `folder` lends the settings that are not given anew."""
+    given = parse_assignments(assignments)
+    experiment, source = load_experiment(name, given)
+    directory = RunDirectory(Path(folder) / experiment.name)
+    if not directory.exists:
+        return experiment, source
+    stored = directory.read().get("source", {}).get("set", {})
+    return load_experiment(name, stored | given) if stored else (experiment, source)
+
+
+def _identity(experiment: Experiment, source: Source) -> dict[str, Any]:
+    return {
+        "settings": settings_of(experiment),
+        "source": {
+            "name": source.name,
+            "path": source.path,
+            "sha256": source.sha256,
+            "set": dict(source.settings),
+        },
+        "space": {"fingerprint": experiment.space.fingerprint, "size": str(experiment.space.size)},
+        "data": experiment.task.fingerprint,
+    }
+
+
+def _choose(folder: Path, name: str, now: dict[str, Any], if_changed: IfChanged) -> Path:
+    """`folder`/NAME; with "new", the first of NAME, NAME-2, … that is free or was begun in the same way."""
+    path, number = folder / name, 1
+    while if_changed == "new" and RunDirectory(path).exists and _changes(RunDirectory(path), now):
+        number += 1
+        path = folder / f"{name}-{number}"
+    return path
+
+
+def _require_same(directory: RunDirectory, now: dict[str, Any], if_changed: IfChanged) -> None:
+    changes = _changes(directory, now) if directory.exists else []
+    if changes and if_changed == "refuse":
+        raise RunError(
+            f"{directory.path} must be continued as it was begun, but {'; '.join(changes[:5])}. Undo that, "
+            f"or add --if-changed new (a new directory) or --if-changed continue (you know why)."
+        )
+
+
+def _changes(directory: RunDirectory, now: dict[str, Any]) -> list[str]:
+    """In which ways the run in `directory` was begun otherwise."""
+    stored = directory.read()
+    changes = []
+    if stored.get("source", {}).get("sha256") != now["source"]["sha256"]:
+        changes.append("the experiment's file has changed")
+    if stored.get("space") != now["space"]:
+        changes.append("the space is another")
+    if stored.get("data") != now["data"]:
+        changes.append("the data are others")
+    settings = stored.get("settings", {}), now["settings"]
+    hidden = (*VOLATILE, "task", "space")
+    changes += [c for c in differences(*settings) if not c.split(" ")[0].startswith(hidden)]
+    return changes
+
+
+def _describe(
+    directory: RunDirectory, experiment: Experiment, now: dict[str, Any], tracker: Tracker
+) -> None:
+    metric = experiment.task.metric
+    objectives = [Objective(metric.name, metric.unit, metric.direction)]
+    objectives += [Objective(f"latency_ms.{d.name}", "ms", "minimize") for d in experiment.devices]
+    objectives += [m.objective for m in experiment.measures]
+    directory.update(
+        name=experiment.name,
+        seed=experiment.seed,
+        **now,
+        versions={"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        machine=_machine(),
+        objectives=[vars(o) for o in objectives],
+        tracking={"uri": tracker.uri, "experiment": experiment.name, "run_id": tracker.run_id},
+    )
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def python_source(experiment: Experiment) -> Source:
+    """The source of an experiment that was made in Python and is known by name alone."""
+    return Source("", {}, None, None)
+
+

@@ -1,0 +1,48 @@
+"""Phase 1: train the supernet."""
+
+from __future__ import annotations
+
+from nas.console import bar, console
+from nas.evaluation import accuracy
+from nas.phases.run import Run
+from nas.training import Epoch, train
+
+
+def train_supernet(run: Run) -> None:
+    """Trains the supernet of a run, or continues; does nothing where that is done."""
+    experiment, directory = run.experiment, run.directory
+    if directory.weights.exists():
+        console.print("Supernet: trained already.")
+        return
+    supernet = experiment.supernet()
+    count = sum(p.numel() for p in supernet.parameters())
+    console.print(f"Supernet: {count:,} weights for {experiment.space.size:,} architectures.")
+    recipe = experiment.training
+    with bar("Train the supernet", recipe.epochs) as progress:
+
+        def on_epoch(epoch: Epoch) -> None:
+            note = (
+                f"loss {epoch.loss:.3f}  accuracy largest {epoch.largest_accuracy:.1f}%  "
+                f"smallest {epoch.smallest_accuracy:.1f}%"
+            )
+            progress.advance(note, epoch.epoch - done[0])
+            done[0] = epoch.epoch
+            values = {k: v for k, v in vars(epoch).items() if k not in ("epoch", "step")}
+            run.tracker.metrics(epoch.step, values, prefix="training")
+
+        done = [0]
+        train(
+            supernet, experiment.task, recipe, directory.supernet, seed=experiment.seed, on_epoch=on_epoch
+        )
+    metric = experiment.task.metric
+    for title, architecture in (
+        ("largest", experiment.space.largest()),
+        ("smallest", experiment.space.smallest()),
+    ):
+        tally = accuracy(lambda *x, a=architecture: supernet(a, *x), experiment.task, "search")
+        console.print(
+            f"  {title:>8} subnet: {tally.mean:.2f} ± {tally.std_error:.2f} {metric.unit} {metric.name} "
+            f"on search, {supernet.parameters_of(architecture):,} parameters"
+        )
+
+

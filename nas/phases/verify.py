@@ -1,0 +1,235 @@
+"""Phase 4: verify finalists, as plain modules, on data and a clock that the search never saw."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from nas.console import bar, console
+from nas.devices import Device, Measured, measure
+from nas.errors import RunError
+from nas.evaluation import accuracy, interval, latency_objective
+from nas.log import TrialLog
+from nas.objectives import Objective, as_costs
+from nas.pareto import crowding_distance, nondominated
+from nas.phases.run import Run
+from nas.phases.search import search_name
+from nas.tasks import Tally
+from nas.trial import Trial
+
+REFERENCES = 8  # profiled subnets that are timed again beside the finalists, to anchor milliseconds
+Entry = dict[str, Any]
+
+
+def verify_front(run: Run, device: Device) -> list[Entry]:
+    """Extracts, exports, evaluates and times the finalists of a device's search; writes front.json.
+
+    Returns the entries of this device. Those already verified for these weights are kept.
+
+    Raises:
+        RunError: there is no search to verify.
+    """
+    trials = [t for t in _complete(run) if t.search == search_name(run, device)]
+    if not trials:
+        raise RunError(
+            f"{run.directory.trials} must hold trials of `{search_name(run, device)}`, but has none. "
+            f"`nas search {run.source.name} --device {device.name}` makes them."
+        )
+    return verify_trials(run, device, _finalists(run, device, trials))
+
+
+def verify_trials(run: Run, device: Device, trials: Sequence[Trial]) -> list[Entry]:
+    """Verifies `trials` for a device and joins them with what is in front.json."""
+    before = run.directory.read_front()
+    known = {
+        e["id"]: e for e in before if e["device"] == device.name and e["weights"] == run.weights
+    }
+    missing = [trial for trial in trials if trial.id not in known]
+    if missing:
+        known |= {entry["id"]: entry for entry in _verify(run, device, missing)}
+    entries = list(known.values())
+    objectives = run.evaluator(device).objectives
+    _mark_front(entries, objectives)
+    entries.sort(key=lambda e: e["objectives"][f"latency_ms.{device.name}"]["measured"])
+    run.directory.write_front([e for e in before if e["device"] != device.name] + entries)
+    return entries
+
+
+def print_front(run: Run, device: Device, entries: Sequence[Entry]) -> None:
+    """The front as a table, and the command that exports the point that we would take."""
+    latency = f"latency_ms.{device.name}"
+    metric = run.experiment.task.metric
+    table = Table(title=f"Verified front, {device.name} (predicted → measured)")
+    table.add_column("id")
+    for column in (f"{metric.name} {metric.unit}", "± se", "latency ms", "size kB", "parameters"):
+        table.add_column(column, justify="right")
+    front = [e for e in entries if e["front"]]
+    for entry in front:
+        quality, time, size = (
+            entry["objectives"].get(n, {}) for n in (metric.name, latency, "size_bytes")
+        )
+        table.add_row(
+            entry["id"],
+            f"{quality['predicted']:.2f} → {quality['measured']:.2f}",
+            f"{quality['std_error']:.2f}",
+            f"{time['predicted']:.4f} → {time['measured']:.4f}",
+            f"{size['measured'] / 1e3:.1f}" if size else "",
+            f"{entry['objectives']['parameters']['measured']:,}",
+        )
+    console.print(table)
+    chosen = recommended(front, metric.name, latency, metric.direction)
+    limit = _rounded_up(chosen["objectives"][latency]["measured"])
+    console.print(
+        f"Recommended: {chosen['id']}, the fastest within one standard error of the best. Export it with"
+    )
+    console.print(
+        f'  nas export {run.directory.path} --device {device.name} --where "latency_ms<={limit:g}" '
+        f"--best {metric.name}"
+    )
+
+
+def recommended(front: Sequence[Entry], metric: str, latency: str, direction: str) -> Entry:
+    """The fastest point within one standard error of the best (the one-standard-error rule of
+    Breiman et al., 1984, §3.4.3)."""
+    sign = 1 if direction == "maximize" else -1
+    best = max(front, key=lambda e: sign * e["objectives"][metric]["measured"])["objectives"][metric]
+    near = [
+        e
+        for e in front
+        if sign * (best["measured"] - e["objectives"][metric]["measured"]) <= best["std_error"]
+    ]
+    return min(near, key=lambda e: e["objectives"][latency]["measured"])
+
+
+def _verify(run: Run, device: Device, trials: Sequence[Trial]) -> list[Entry]:
+    task, supernet = run.experiment.task, run.supernet
+    modules, tallies = [], []
+    with bar(f"Verify for {device.name}", len(trials)) as progress:
+        for trial in trials:
+            module = supernet.extract(trial.architecture)
+            tallies.append((accuracy(module, task, "select"), accuracy(module, task, "test")))
+            modules.append(module)
+            progress.advance()
+    measured = _measure(run, device, modules)
+    return [
+        _entry(run, device, trial, module, *tally, measured, i)
+        for i, (trial, module, tally) in enumerate(zip(trials, modules, tallies, strict=True))
+    ]
+
+
+def _measure(run: Run, device: Device, modules: Sequence[torch.nn.Module]) -> Measured:
+    """Times modules together with some that were profiled, so that a slower hour shows as drift."""
+    experiment, profile = run.experiment, run.profile(device)
+    steps = np.linspace(0, len(profile.samples) - 1, REFERENCES).round().astype(int)
+    ordered = sorted(profile.samples, key=lambda s: s.latency_ms)
+    references = [ordered[i] for i in dict.fromkeys(steps.tolist())]
+    built = [experiment.build(experiment.space.from_json(s.architecture)) for s in references]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        bar(f"Time on {device.name}", len(modules) + len(built)) as progress,
+    ):
+        return measure(
+            device,
+            modules,
+            experiment.example(device.batch),
+            references=built,
+            references_ms=[s.latency_ms for s in references],
+            rounds=experiment.profiling.rounds,
+            seed=experiment.seed,
+            folder=Path(folder),
+            progress=progress.advance,
+        )
+
+
+def _entry(
+    run: Run,
+    device: Device,
+    trial: Trial,
+    module: torch.nn.Module,
+    select: Tally,
+    test: Tally,
+    measured: Measured,
+    i: int,
+) -> Entry:
+    metric, latency = run.experiment.task.metric, latency_objective(device.name).name
+    objectives: dict[str, dict[str, Any]] = {
+        metric.name: {
+            "predicted": trial.objectives[metric.name],
+            "measured": select.mean,
+            "n": select.n,
+            "std_error": select.std_error,
+        },
+        latency: {
+            "predicted": trial.objectives[latency],
+            "measured": float(measured.ms[i]),
+            "spread": float(measured.spread[i]),
+        },
+    }
+    for m in run.experiment.measures:
+        name = m.objective.name
+        value = m.of(run.supernet, trial.architecture)
+        objectives[name] = {"predicted": trial.objectives[name], "measured": value}
+    parameters = sum(p.numel() for p in module.parameters())
+    objectives.setdefault("parameters", {"measured": parameters})
+    return {
+        "id": trial.id,
+        "architecture": run.experiment.space.to_json(trial.architecture),
+        "device": device.name,
+        "search": trial.search,
+        "weights": trial.weights,
+        "front": False,
+        "drift": measured.drift,
+        "objectives": objectives,
+        "test": {
+            metric.name: test.mean,
+            "n": test.n,
+            "std_error": test.std_error,
+            "interval": list(interval(test, metric)),
+        },
+    }
+
+
+def _complete(run: Run) -> list[Trial]:
+    if not run.directory.trials.exists():
+        return []
+    log = TrialLog(run.directory.trials, run.experiment.space)
+    return [t for t in log.read() if t.state == "complete" and t.weights == run.weights]
+
+
+def find_trial(run: Run, architecture_id: str, device: Device) -> Trial | None:
+    """A complete trial of this architecture that carries the device's latency."""
+    latency = latency_objective(device.name).name
+    found = (t for t in _complete(run) if t.id == architecture_id and latency in t.objectives)
+    return next(found, None)
+
+
+def _finalists(run: Run, device: Device, trials: Sequence[Trial]) -> list[Trial]:
+    """At most `search.finalists` non-dominated trials, those that stand most alone."""
+    objectives = run.evaluator(device).objectives
+    costs = as_costs(objectives, [t.objectives for t in trials])
+    kept = np.flatnonzero(nondominated(costs))
+    _, first = np.unique(costs[kept], axis=0, return_index=True)  # equal figures: the earliest trial
+    kept = kept[np.sort(first)]
+    order = np.argsort(-crowding_distance(costs[kept]), kind="stable")
+    return [trials[i] for i in kept[order][: run.experiment.search.finalists]]
+
+
+def _mark_front(entries: Sequence[Entry], objectives: Sequence[Objective]) -> None:
+    """Sets `front`: non-dominated by what was measured."""
+    measured = [
+        {o.name: entry["objectives"][o.name]["measured"] for o in objectives} for entry in entries
+    ]
+    for entry, keep in zip(entries, nondominated(as_costs(objectives, measured)), strict=True):
+        entry["front"] = bool(keep)
+
+
+def _rounded_up(value: float) -> float:
+    """To four significant digits, never below `value`, so that a limit admits the point it names."""
+    step = 10.0 ** (np.floor(np.log10(value)) - 3)
+    return float(np.ceil(value / step - 1e-9) * step)

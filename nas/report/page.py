@@ -1,0 +1,186 @@
+"""``report.html``: one file with everything inside, so that it renders offline and can be mailed."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from nas.reading import RunView, read_run, roles
+from nas.report.figures import (
+    accuracy_figure,
+    front_figure,
+    hypervolume_figure,
+    latency_figure,
+    training_figure,
+    verified,
+)
+from nas.report.style import PLOT_CONFIG, STYLE_SHEET
+from nas.report.tables import finalists_table, quality_table, separation, settings_table
+
+FRONT_CAPTION = (
+    "Dots are trials with predicted numbers. Hollow circles are the finalists as predicted, dotted "
+    "lines lead to what was measured: accuracy on the split select with its standard error, latency on "
+    "the device. The line is the best measured accuracy that each latency allows. Hover for architectures."
+)
+
+
+def render_report(run_dir: Path | str) -> Path:
+    """Writes ``report.html`` into the run directory from what it holds so far; returns its path.
+
+    Raises:
+        RunError: there is no such directory, or one of its files is damaged.
+    """
+    view = read_run(run_dir)
+    path = view.path / "report.html"
+    unfinished = path.with_suffix(".html.part")  # a reader never sees half a page
+    unfinished.write_text(_page(view), encoding="utf-8")
+    unfinished.replace(path)
+    return path
+
+
+def _page(view: RunView) -> str:
+    sections = [_device_section(view, device) for device in view.device_names]
+    links = [(f"device-{i}", name) for i, name in enumerate(view.device_names)]
+    sections = [
+        f'<section id="{anchor}">{html}</section>'
+        for (anchor, _), html in zip(links, sections, strict=True)
+    ]
+    links += [("training", "Training"), ("settings", "Settings")]
+    navigation = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name in links)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(view.name)} – report</title>
+<style>{STYLE_SHEET}</style>
+<script>{get_plotlyjs()}</script>
+</head>
+<body>
+<header class="top"><div><h1>{escape(view.name)}</h1>{_summary(view)}</div></header>
+<nav><div>{navigation}</div></nav>
+<main>
+{"".join(sections) or _nothing("No search has written a trial yet.")}
+<section id="training"><h2>Training</h2>{_training(view)}</section>
+<section id="settings"><h2>Settings</h2>{_settings(view)}</section>
+</main>
+</body>
+</html>
+"""
+
+
+def _summary(view: RunView) -> str:
+    """One line under the title: how much was tried, and how much of it was verified."""
+    states = [t["state"] for t in view.trials]
+    failed, pruned = states.count("failed"), states.count("pruned")
+    evaluated = sum(bool(t.get("evaluated")) for t in view.trials)
+    on_front = sum(bool(e["front"]) for e in view.front)
+    size = view.experiment.get("space", {}).get("size")
+    parts = [
+        f"{len(view.trials):,} trials ({failed} failed, {pruned} pruned)",
+        f"{evaluated:,} evaluations",
+        f"{len(view.front)} finalists verified, {on_front} of them on a front",
+        f"seed {view.experiment.get('seed', 'unknown')}",
+    ]
+    if size is not None:
+        parts.insert(0, f"{float(size):.2g} architectures in the space")
+    return f'<p class="muted">{escape(" · ".join(parts))}</p>'
+
+
+def _device_section(view: RunView, device: str) -> str:
+    profile = view.devices.get(device, {})
+    pair = "".join(
+        [
+            _card(latency_figure(profile), below=quality_table(profile)),
+            _card(accuracy_figure(view, device), below=_caution(view, device)),
+        ]
+    )
+    parts = [
+        f"<h2>{escape(device)}</h2>{_conditions(profile)}",
+        _card(front_figure(view, device), FRONT_CAPTION),
+        _finalists(view, device),
+        _card(hypervolume_figure(view, device), _counts(view, device)),
+        f'<div class="pair">{pair}</div>' if pair else "",
+    ]
+    return "".join(parts)
+
+
+def _finalists(view: RunView, device: str) -> str:
+    shown = roles(view.objectives_of(device), device)
+    entries = verified(view, device, shown) if shown else []
+    if not shown or not entries:
+        return _nothing("No finalist has been verified yet: `nas verify` measures them.")
+    note = (
+        "Grey rows fell behind the front when measured. The front was chosen on the split select; the "
+        "split test was used once for each finalist, and for nothing but this column."
+    )
+    return (
+        f'<div class="card"><h3>Finalists</h3>{finalists_table(view, entries, shown.quality)}'
+        f'<p class="muted">{separation(entries, shown)}</p><p class="muted">{note}</p></div>'
+    )
+
+
+def _caution(view: RunView, device: str) -> str:
+    """The numbers of the finalists are a selection, and so are too good before they are measured."""
+    shown = roles(view.objectives_of(device), device)
+    if shown is None:
+        return ""
+    figures = [e["objectives"].get(shown.quality.name, {}) for e in view.front_of(device)]
+    pairs = [(f.get("predicted"), f.get("measured")) for f in figures]
+    drops = [m - p for p, m in pairs if p is not None and m is not None]
+    if not drops:
+        return ""
+    mean = sum(drops) / len(drops)
+    return (
+        f'<p class="muted">On average {mean:+.2f} {escape(shown.quality.unit)} from search to select, over '
+        f"{len(drops)} finalists: whoever is chosen for a high number was partly lucky.</p>"
+    )
+
+
+def _conditions(profile: dict[str, object]) -> str:
+    """How the device was timed: runtime, threads, batch."""
+    known = [f"{k} {profile[k]}" for k in ("runtime", "threads", "batch") if k in profile]
+    return f'<p class="muted">{escape(" · ".join(known))}</p>' if known else ""
+
+
+def _counts(view: RunView, device: str) -> str:
+    """Candidates are what a search asked for; evaluations those whose accuracy was not cached."""
+    counts = []
+    for search in view.searches_of(device):
+        trials = [t for t in view.trials if t["search"] == search]
+        evaluated = sum(bool(t.get("evaluated")) for t in trials)
+        counts.append(f"{search}: {len(trials)} candidates, {evaluated} evaluations")
+    note = "Accuracies of architectures that another search had evaluated come from the cache."
+    return f"{'; '.join(counts)}. {note}"
+
+
+def _training(view: RunView) -> str:
+    return _card(training_figure(view.history)) or _nothing("No training history in this run.")
+
+
+def _settings(view: RunView) -> str:
+    names = ("seed", "settings", "space", "scales", "versions", "machine", "source", "tracking")
+    found = {name: view.experiment[name] for name in names if name in view.experiment}
+    if not found:
+        return _nothing("experiment.json has not been written.")
+    return f'<div class="card">{settings_table(found)}</div>'
+
+
+def _card(figure: go.Figure | None, caption: str = "", below: str = "") -> str:
+    """A figure with its caption in a card; nothing where there is no figure."""
+    if figure is None:
+        return ""
+    html = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,  # once, in the head
+        config=PLOT_CONFIG,
+    )
+    words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<div class="card"><figure>{html}{words}</figure>{below}</div>'
+
+
+def _nothing(text: str) -> str:
+    return f'<p class="muted card">{escape(text)}</p>'

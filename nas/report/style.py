@@ -1,0 +1,96 @@
+"""One look for the report, its pictures and the explorer: palette, figure layout, style sheet.
+
+The hues (blue, vermilion, grey) stay apart under the common colour-vision deficiencies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+INK = "#1c2733"
+MUTED = "#5f6f80"
+GRID = "#e8ecf1"
+SEARCH = "#3b6fd4"
+RANDOM = "#a3adb8"
+MEASURED = "#d5541a"
+SERIES = (SEARCH, "#6a4fb3", "#1d8a7a", "#b08918", "#b0407e")
+FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
+MONOSPACE = "'JetBrains Mono', 'SFMono-Regular', Consolas, 'Liberation Mono', monospace"
+
+PLOT_CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    # no selections, which do nothing here, and no button that would send data anywhere
+    "modeBarButtons": [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
+}
+
+MARKER_PIXELS = (8.0, 20.0)
+
+
+def figure(title: str, x: str = "", y: str = "", **layout: Any) -> go.Figure:
+    """An empty figure in our look; `x` and `y` are axis titles with their units."""
+    axis = {"gridcolor": GRID, "linecolor": GRID, "zeroline": False, "automargin": True}
+    title_look = {"standoff": 10, "font": {"size": 13, "color": MUTED}}
+    made = go.Figure()
+    made.update_layout(
+        template="plotly_white",
+        title={"text": title, "x": 0, "xref": "paper", "font": {"size": 16, "color": INK}},
+        font={"family": FONT, "size": 13, "color": INK},
+        margin={"l": 60, "r": 20, "t": 56, "b": 50},
+        legend={"orientation": "h", "y": -0.17, "yanchor": "top", "x": 0, "font": {"color": MUTED}},
+        hoverlabel={"font": {"family": MONOSPACE, "size": 12}, "bgcolor": "white", "align": "left"},
+        xaxis=axis | {"title": title_look | {"text": x}},
+        yaxis=axis | {"title": title_look | {"text": y}},
+        height=430,
+    )
+    made.update_layout(**layout)
+    return made
+
+
+def marker_sizes(values: list[float | None]) -> list[float]:
+    """Marker diameters in pixels whose areas grow linearly from the least to the greatest value."""
+    known = [v for v in values if v is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    small, large = (pixels**2 for pixels in MARKER_PIXELS)
+    shares = [0.0 if v is None or high == low else (v - low) / (high - low) for v in values]
+    return [(small + share * (large - small)) ** 0.5 for share in shares]
+
+
+STYLE_SHEET = f"""
+:root {{ --ink: {INK}; --muted: {MUTED}; --line: {GRID}; --accent: {SEARCH}; --warm: {MEASURED}; }}
+* {{ box-sizing: border-box; }}
+html {{ scroll-behavior: smooth; }}
+body {{ margin: 0; background: #f6f8fa; color: var(--ink); font: 15px/1.55 {FONT}; }}
+main {{ max-width: 1180px; margin: 0 auto; padding: 20px 24px 60px; }}
+header.top {{ background: white; border-bottom: 1px solid var(--line); }}
+header.top > div {{ max-width: 1180px; margin: 0 auto; padding: 26px 24px 16px; }}
+h1 {{ margin: 0; font-size: 26px; letter-spacing: -.01em; }}
+h2 {{ margin: 34px 0 12px; font-size: 20px; }}
+h3 {{ margin: 0 0 8px; font-size: 15px; }}
+p {{ margin: 6px 0; max-width: 80ch; }}
+.muted, figcaption {{ color: var(--muted); font-size: 13.5px; }}
+nav {{ position: sticky; top: 0; z-index: 5; background: #ffffffee; }}
+nav {{ border-bottom: 1px solid var(--line); }}
+nav > div {{ max-width: 1180px; margin: 0 auto; padding: 9px 24px; }}
+nav a {{ margin-right: 20px; color: var(--accent); text-decoration: none; font-size: 14px; }}
+section {{ scroll-margin-top: 46px; }}
+.card {{ background: white; border: 1px solid var(--line); border-radius: 10px; }}
+.card {{ padding: 14px 18px; margin: 0 0 16px; overflow-x: auto; }}
+.pair {{ display: grid; grid-template-columns: 1fr 1fr; gap: 16px; }}
+.pair > .card {{ min-width: 0; }}
+@media (max-width: 900px) {{ .pair {{ grid-template-columns: 1fr; }} }}
+figure {{ margin: 0; }}
+figcaption {{ margin-top: 4px; }}
+table {{ border-collapse: collapse; width: 100%; font-size: 13.5px; }}
+table {{ font-variant-numeric: tabular-nums; }}
+th {{ color: var(--muted); font-weight: 600; text-align: right; vertical-align: bottom; }}
+th, td {{ padding: 6px 10px; border-bottom: 1px solid var(--line); text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; padding-left: 0; }}
+td.text, th.text {{ text-align: left; }}
+tr.behind td {{ color: #94a0ad; }}
+code, pre {{ font-family: {MONOSPACE}; font-size: 12.5px; }}
+pre {{ background: #f6f8fa; border-radius: 8px; padding: 10px 12px; overflow: auto; margin: 6px 0; }}
+details summary {{ cursor: pointer; color: var(--muted); }}
+"""

@@ -1,0 +1,100 @@
+"""Settings as values: what an experiment is set to, what the command line changes, what differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nas.errors import RunError
+
+
+def describe(value: Any) -> Any:
+    """JSON data that says what `value` is set to; functions and classes by name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__} | fields
+    if isinstance(value, Mapping):
+        return {str(k): describe(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [describe(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
+    """``["training.epochs=3"]`` to ``{"training.epochs": "3"}``."""
+    pairs = [a.partition("=") for a in assignments]
+    if wrong := [a for a, (key, sign, _) in zip(assignments, pairs, strict=True) if not (key and sign)]:
+        raise RunError(f"`--set` must be given NAME=VALUE, but got {wrong[0]!r}.")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def replaced(settings: Any, path: str, text: str, full_path: str = "") -> Any:
+    """`settings` with the field at a dotted `path` set to what `text` says.
+
+    Raises:
+        RunError: no such setting, or a text that is none of its values.
+    """
+    full_path = full_path or path
+    name, _, rest = path.partition(".")
+    fields = {f.name for f in dataclasses.fields(settings) if f.init}
+    if name not in fields:
+        raise RunError(
+            f"`--set {full_path}` must name a setting: {type(settings).__name__} has no `{name}`. "
+            f"It has {', '.join(sorted(fields))}."
+        )
+    current = getattr(settings, name)
+    if rest:
+        if not dataclasses.is_dataclass(current):
+            raise RunError(f"`--set {full_path}` must name a setting, but `{name}` has none inside.")
+        value = replaced(current, rest, text, full_path)
+    else:
+        value = _parsed(text, current, full_path)
+    return dataclasses.replace(settings, **{name: value})
+
+
+def _parsed(text: str, current: Any, path: str) -> Any:
+    """`text` as a value of the kind that `current` is."""
+    if isinstance(current, str):
+        return text
+    if isinstance(current, type) or callable(current):
+        return _imported(text, path)
+    try:
+        value = json.loads(text.lower() if text in ("True", "False", "None") else text)
+    except ValueError:
+        value = text
+    value = tuple(value) if isinstance(value, list) else value
+    if isinstance(current, float) and type(value) is int:
+        value = float(value)
+    if current is not None and type(value) is not type(current):
+        raise RunError(
+            f"`--set {path}` must be a value of type {type(current).__name__} (now {current!r}): "
+            f"got {text!r}."
+        )
+    return value
+
+
+def _imported(text: str, path: str) -> Any:
+    module, _, name = text.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RunError(
+            f"`--set {path}` must name something to import, such as nas.searchers.TPE: got {text!r} "
+            f"({error})."
+        ) from None
+
+
+def differences(stored: Any, now: Any, path: str = "") -> Iterator[str]:
+    """``training.epochs was 3, is 60`` for every leaf in which two descriptions differ."""
+    if isinstance(stored, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*stored, *now]):
+            where = f"{path}.{key}" if path else str(key)
+            yield from differences(stored.get(key), now.get(key), where)
+    elif stored != now:
+        yield f"{path} was {stored!r}, is {now!r}"

@@ -1,0 +1,305 @@
+"""`Supernet`: one bank of weights that serves every architecture of a space.
+
+There are no elastic layers. A plain builder makes a plain module without weights; a subnet's forward
+runs that skeleton with slices of the bank (`torch.func.functional_call`), and extraction is the plain
+module with the slices copied in. Parameters of the same name share weights: that is all of the policy.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.errors import LayoutError
+from nas.layout import Layout, cut, slices, union
+from nas.quantize import BitsOf, bits_by_path, fake_quantize, payload_bytes
+from nas.space import Space
+
+Build = Callable[[Any], nn.Module]
+LayoutsOf = Callable[[Any], Mapping[str, Layout]]
+
+
+class Supernet:
+    """The weights of all architectures of `space`, as `build` makes them.
+
+    Args:
+        build: any function from an architecture to a module; it needs no knowledge of this package.
+        space: what may be asked for; the bank is as large as the largest of its cover.
+        layouts: logical shapes of parameters whose storage merges axes, for builders whose modules do
+            not declare them (`layouts()` of a module): `layouts(architecture)[parameter name]`.
+        bits: bit-width of a parameter, `bits(architecture, parameter name)`; default: the gene
+            `….bits.weight` on its path.
+        seed: of the initial weights.
+
+    Example:
+        >>> supernet = Supernet(build, space)
+        >>> logits = supernet(space.sample(rng), images)
+        >>> model = supernet.extract(architecture)  # an ordinary module
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        space: Space,
+        *,
+        layouts: LayoutsOf | None = None,
+        bits: BitsOf = bits_by_path,
+        seed: int = 0,
+    ) -> None:
+        self.build, self.space = build, space
+        self.bits = bits
+        self._layouts = layouts
+        cover = space.cover()
+        self.stored = _stored(self._skeleton(a) for a in cover)
+        self._matrices = _matrices(self._skeleton(a) for a in cover)
+        self.bank = self._initial(cover, seed)
+
+    # --- running subnets -----------------------------------------------------------------------
+
+    def __call__(
+        self,
+        architecture: Any,
+        *inputs: Any,
+        train: bool = False,
+        quantized: bool = True,
+        buffers: Mapping[str, Tensor] | None = None,
+        **named_inputs: Any,
+    ) -> Any:
+        """What the subnet answers. `train` sets the mode of its modules for this call alone.
+
+        `buffers` (from `calibrate`) replace those that the builder starts with.
+        """
+        skeleton = self._skeleton(architecture)
+        if skeleton.module.training != train:
+            skeleton.module.train(train)
+        values = self.weights(architecture, quantized=quantized) | self._buffers(skeleton, buffers)
+        return torch.func.functional_call(skeleton.module, values, inputs, named_inputs)
+
+    def weights(self, architecture: Any, *, quantized: bool = True) -> dict[str, Tensor]:
+        """Slices of the bank for a subnet, cut, then rounded to its bits; gradients reach the bank."""
+        weights = {}
+        for name, (shape, layout) in self._skeleton(architecture).parameters.items():
+            if name not in self.bank:
+                raise LayoutError(
+                    f"`{name}` must be in the bank: got an architecture that is not of this space. "
+                    f"Build the supernet from a space that contains it."
+                )
+            weight = cut(name, self.bank[name], self.stored[name], layout, shape)
+            bits = self._bits(architecture, name, shape) if quantized else 32
+            weights[name] = fake_quantize(weight, bits)
+        return weights
+
+    def extract(
+        self, architecture: Any, *, quantized: bool = True, buffers: Mapping[str, Tensor] | None = None
+    ) -> nn.Module:
+        """A plain module in evaluation mode, on the CPU, that answers as the subnet does.
+
+        `quantized=False` gives the latent weights, from which to train on.
+        """
+        module = self.build(architecture).eval()
+        with torch.no_grad():
+            weights = self.weights(architecture, quantized=quantized)
+            for name, parameter in module.named_parameters():
+                parameter.copy_(weights[name])
+            for name, buffer in module.named_buffers():
+                if buffers and name in buffers:
+                    buffer.copy_(buffers[name])
+        return module
+
+    def calibrate(self, architecture: Any, batches: Iterable[Any]) -> dict[str, Tensor]:
+        """Batch-norm statistics of a subnet over `batches` of inputs, for `buffers=`.
+
+        Statistics gathered for other slices are wrong for this one (Yu & Huang, 2019, §3.1). Every batch
+        counts the same. Returns nothing for a subnet without running statistics.
+        """
+        skeleton = self._skeleton(architecture)
+        norms = [m for m in skeleton.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if not norms:
+            return {}
+        buffers = {k: v.clone() for k, v in self._buffers(skeleton, None).items()}
+        values = self.weights(architecture) | buffers
+        kept = [norm.momentum for norm in norms]
+        skeleton.module.eval()  # dropout stays off, only the norms gather
+        try:
+            for norm in norms:
+                norm.train()
+                norm.momentum = None  # the plain average over batches
+            with torch.no_grad():
+                for batch in batches:
+                    torch.func.functional_call(skeleton.module, values, (batch,))
+        finally:
+            for norm, momentum in zip(norms, kept, strict=True):
+                norm.eval()
+                norm.momentum = momentum
+        return buffers
+
+    # --- figures that need no data -----------------------------------------------------------------
+
+    def parameters_of(self, architecture: Any) -> int:
+        """Number of parameters of a subnet."""
+        shapes = self._skeleton(architecture).parameters.values()
+        return sum(math.prod(shape) for shape, _ in shapes)
+
+    def size_bytes(self, architecture: Any) -> int:
+        """Payload of a subnet's weights packed at its bits, scales included, in bytes."""
+        return sum(
+            payload_bytes(shape, self._bits(architecture, name, shape))
+            for name, (shape, _) in self._skeleton(architecture).parameters.items()
+        )
+
+    def parameter_bits(self, architecture: Any) -> dict[str, int]:
+        """Bits at which each parameter of a subnet is stored."""
+        parameters = self._skeleton(architecture).parameters
+        return {n: self._bits(architecture, n, shape) for n, (shape, _) in parameters.items()}
+
+    # --- the bank as a value ---------------------------------------------------------------------
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.bank.values())
+
+    def matrices(self) -> frozenset[str]:
+        """Names of the parameters `….weight` with two axes or more: those that decay and may have few bits."""
+        return self._matrices
+
+    def state(self) -> dict[str, Tensor]:
+        """The bank, detached, by parameter name, in logical shapes."""
+        return {name: parameter.detach() for name, parameter in self.bank.items()}
+
+    def with_state(self, state: Mapping[str, Tensor]) -> Supernet:
+        """This supernet over another bank (which is not copied)."""
+        wrong = {n for n in self.stored if n not in state or state[n].shape != self.bank[n].shape}
+        if wrong or len(state) != len(self.bank):
+            raise LayoutError(
+                f"A bank must hold {len(self.stored)} tensors of this space's shapes: {sorted(wrong)[:3]} "
+                f"differ or are missing among {len(state)}. It belongs to another space or builder."
+            )
+        other = object.__new__(Supernet)
+        other.__dict__.update(self.__dict__)
+        other.bank = {n: nn.Parameter(state[n], requires_grad=False) for n in self.stored}
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the bank as NumPy arrays: Ray maps those into its workers without a copy."""
+        return self.__dict__ | {"bank": {n: p.cpu().numpy() for n, p in self.state().items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        with warnings.catch_warnings():  # mapped arrays are read-only, and so is what runs on them
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            tensors = {n: torch.from_numpy(a) for n, a in state["bank"].items()}
+        self.bank = {n: nn.Parameter(t, requires_grad=False) for n, t in tensors.items()}
+
+    def to(self, device: torch.device | str) -> Supernet:
+        """Moves the bank in place."""
+        for parameter in self.bank.values():
+            parameter.data = parameter.data.to(device)
+        return self
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _skeleton(self, architecture: Any) -> _Skeleton:
+        return _skeleton(self.build, self._layouts, architecture)
+
+    def _bits(self, architecture: Any, name: str, shape: tuple[int, ...]) -> int:
+        return self.bits(architecture, name) if len(shape) > 1 else 32
+
+    def _buffers(
+        self, skeleton: _Skeleton, given: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
+        if not skeleton.buffers:
+            return {}
+        device = next(iter(self.bank.values())).device
+        return {n: (given or {}).get(n, b).to(device) for n, b in skeleton.buffers.items()}
+
+    def _initial(self, cover: list[Any], seed: int) -> dict[str, nn.Parameter]:
+        """The builder's own initialisation, from the architecture that holds most of each parameter."""
+        source: dict[str, tuple[int, Any]] = {}
+        for architecture in cover:
+            for name, (shape, _) in self._skeleton(architecture).parameters.items():
+                if math.prod(shape) > source.get(name, (-1, None))[0]:
+                    source[name] = math.prod(shape), architecture
+        bank: dict[str, nn.Parameter] = {}
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            for chosen in dict.fromkeys(architecture for _, architecture in source.values()):
+                layouts = self._skeleton(chosen).parameters
+                for name, parameter in self.build(chosen).named_parameters():
+                    if source[name][1] == chosen:
+                        bank[name] = _grown(name, parameter, layouts[name][1], self.stored[name])
+        return {name: bank[name] for name in self.stored}
+
+
+@dataclass(frozen=True)
+class _Skeleton:
+    """A module on the meta device, and what it asks of the bank."""
+
+    module: nn.Module
+    parameters: dict[str, tuple[tuple[int, ...], Layout]]
+    buffers: dict[str, Tensor]
+
+
+# One cache for all supernets: architectures sampled in training rarely repeat, those of a search do.
+@lru_cache(maxsize=256)
+def _skeleton(build: Build, layouts_of: LayoutsOf | None, architecture: Any) -> _Skeleton:
+    with torch.device("meta"), _silent_initialisation():
+        module = build(architecture)
+    declared = dict(layouts_of(architecture)) if layouts_of else {}
+    for prefix, inner in module.named_modules():
+        own = inner.layouts() if hasattr(inner, "layouts") else {}
+        declared |= {f"{prefix}.{name}" if prefix else name: layout for name, layout in own.items()}
+    parameters = {
+        name: (tuple(p.shape), declared.get(name, Layout(tuple(p.shape))))
+        for name, p in module.named_parameters()
+    }
+    buffers = dict(module.named_buffers())
+    if any(b.is_meta for b in buffers.values()):  # values such as position ids come from a real build
+        buffers = dict(build(architecture).named_buffers())
+    return _Skeleton(module, parameters, buffers)
+
+
+def _stored(skeletons: Iterator[_Skeleton]) -> dict[str, Layout]:
+    stored: dict[str, Layout] = {}
+    for skeleton in skeletons:
+        for name, (_, layout) in skeleton.parameters.items():
+            stored[name] = union(name, stored.get(name, layout), layout)
+    return stored
+
+
+def _matrices(skeletons: Iterator[_Skeleton]) -> frozenset[str]:
+    return frozenset(
+        name
+        for skeleton in skeletons
+        for name, (shape, _) in skeleton.parameters.items()
+        if len(shape) > 1 and name.endswith("weight")
+    )
+
+
+def _grown(name: str, values: Tensor, layout: Layout, stored: Layout) -> nn.Parameter:
+    """`values` in a tensor of the stored shape; what they do not fill is drawn with their mean and spread."""
+    full = values.new_empty(stored.shape)
+    spread = float(values.std()) if values.numel() > 1 else 0.0
+    full.normal_().mul_(spread).add_(float(values.mean()))
+    full[slices(name, stored, layout)] = values.reshape(layout.shape)
+    return nn.Parameter(full)
+
+
+@contextmanager
+def _silent_initialisation() -> Iterator[None]:
+    """Skips the functions of `torch.nn.init`: most of the time of a build goes into them."""
+    names = [n for n in vars(nn.init) if n.endswith("_") and not n.startswith("_")]
+    kept = {n: getattr(nn.init, n) for n in names}
+    try:
+        for n in names:
+            setattr(nn.init, n, lambda tensor, *_, **__: tensor)
+        yield
+    finally:
+        for n, function in kept.items():
+            setattr(nn.init, n, function)

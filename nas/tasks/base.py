@@ -1,0 +1,88 @@
+"""What a task is: data in four splits, a loss, and metrics that add up over parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+Split = Literal["train", "search", "select", "test"]
+SPLITS: tuple[Split, ...] = ("train", "search", "select", "test")
+
+
+class Batch(NamedTuple):
+    """Inputs of the module, in its order, and what is wanted of it."""
+
+    inputs: tuple[Tensor, ...]
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Name, unit and direction of a figure of merit."""
+
+    name: str
+    unit: str
+    direction: Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums of a metric over examples; tallies of parts add up to that of the whole.
+
+    Example:
+        >>> (Tally.of(correct[:50]) + Tally.of(correct[50:])).mean
+    """
+
+    total: float = 0.0
+    squares: float = 0.0
+    n: int = 0
+
+    @classmethod
+    def of(cls, values: Tensor) -> Tally:
+        """Of one value per example, any shape."""
+        values = values.double()
+        return cls(float(values.sum()), float(values.square().sum()), values.numel())
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.total + other.total, self.squares + other.squares, self.n + other.n)
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.n if self.n else math.nan
+
+    @property
+    def std_error(self) -> float:
+        """Standard error of the mean over examples."""
+        if self.n < 2:
+            return math.nan
+        variance = max(0.0, self.squares / self.n - self.mean**2) * self.n / (self.n - 1)
+        return math.sqrt(variance / self.n)
+
+
+class Task(Protocol):
+    """Data, loss and metrics. The searcher sees *search*, finalists are compared on *select*, and
+    *test* is looked at once per finalist, for the report."""
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that a search trades off."""
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits: equal for equal data and splits."""
+
+    def batches(
+        self, split: Split, *, seed: int = 0, epoch: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        """Batches of a split. *train* is shuffled and augmented, the same for the same (seed, epoch);
+        the others come in order. `part` = (i, n) is the i-th of n shares."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean loss of a batch."""
+
+    def tallies(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tally]:
+        """Metrics of a batch by name, `metric` among them."""

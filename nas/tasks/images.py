@@ -1,0 +1,205 @@
+"""Image classification on arrays in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas.errors import DataError
+from nas.tasks.base import SPLITS, Batch, Metric, Split, Tally
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+SHARES = {"train": 0.55, "search": 0.15, "select": 0.10, "test": 0.20}
+SPLIT_SEED = 20_240_613  # the splits stay the same whatever the seed of a run
+
+
+@dataclass(frozen=True, eq=False)
+class ImageClassification:
+    """Images and labels, split in four.
+
+    Attributes:
+        images: float32 (N, channels, height, width), normalised.
+        labels: int64 (N,), 0 … classes − 1.
+        splits: indices per split.
+        augment: applied to batches of *train*.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    splits: Mapping[str, np.ndarray]
+    classes: int
+    augment: Augment | None = None
+    batch_size: int = 64
+    eval_batch_size: int = 512
+
+    metric = Metric("accuracy", "%", "maximize")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @property
+    def example(self) -> Tensor:
+        """Two images, to trace a module with."""
+        return torch.from_numpy(self.images[self.splits["train"][:2]])
+
+    @property
+    def fingerprint(self) -> str:
+        parts = (self.images, self.labels, *(self.splits[s] for s in SPLITS))
+        hashes = hashlib.sha256()
+        for part in parts:
+            hashes.update(np.ascontiguousarray(part).tobytes())
+        return hashes.hexdigest()[:12]
+
+    def batches(
+        self, split: Split, *, seed: int = 0, epoch: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        share, shares = part
+        indices = self.splits[split]
+        training = split == "train"
+        if training:
+            indices = np.random.default_rng((seed, epoch)).permutation(indices)
+        size = self.batch_size if training else self.eval_batch_size
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) * shares + share)
+        for start in range(0, len(indices), size):
+            chosen = indices[start : start + size][share::shares]
+            images = torch.from_numpy(self.images[chosen])
+            if training and self.augment:
+                images = self.augment(images, generator)
+            yield Batch((images,), torch.from_numpy(self.labels[chosen]))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(outputs, batch.targets)
+
+    def tallies(self, outputs: Tensor, batch: Batch) -> dict[str, Tally]:
+        return {"accuracy": Tally.of(100.0 * (outputs.argmax(-1) == batch.targets))}
+
+
+def digits(batch_size: int = 64) -> ImageClassification:
+    """The 1,797 digits of 8 × 8 pixels that scikit-learn ships (Alpaydin & Kaynak, UCI, 1998)."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return from_arrays(
+        data.images.astype(np.float32) / 16, data.target, augment=RandomAffine(), batch_size=batch_size
+    )
+
+
+def from_npz(path: str | Path, *, augment: Augment | None = None, batch_size: int = 64) -> ImageClassification:
+    """One's own arrays: `images` and `labels`, and `test_images`, `test_labels` where a test set exists.
+
+    Images are (N, H, W), (N, H, W, channels) or (N, channels, H, W) with 1 to 4 channels, as integers
+    from 0 to 255 or floats.
+
+    Raises:
+        DataError: a file that is missing or is no .npz of such arrays; names what is wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"`data` must be an .npz file with arrays `images` and `labels`: no file {path}.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise DataError(f"{path} must be an .npz of plain arrays, but cannot be read: {error}.") from error
+    except Exception as error:  # zipfile and zlib have errors of their own
+        raise DataError(f"{path} must be an .npz of plain arrays, but is damaged: {error}.") from error
+    if missing := {"images", "labels"} - set(arrays):
+        raise DataError(f"{path} must hold {sorted(missing)}, but has {sorted(arrays)}.")
+    test = None
+    if "test_images" in arrays or "test_labels" in arrays:
+        if not {"test_images", "test_labels"} <= set(arrays):
+            raise DataError(f"{path} must hold both `test_images` and `test_labels`, or neither.")
+        test = arrays["test_images"], arrays["test_labels"]
+    return from_arrays(
+        arrays["images"], arrays["labels"], test=test, augment=augment, batch_size=batch_size
+    )
+
+
+def from_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+    augment: Augment | None = None,
+    batch_size: int = 64,
+) -> ImageClassification:
+    """A task over arrays; see `from_npz`. Without `test`, a fifth of the data is set aside for it."""
+    images, labels = _images("images", images), _labels("labels", labels, len(images))
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
+    shares = dict(SHARES)
+    splits: dict[str, np.ndarray] = {}
+    if test is not None:
+        test_images = _images("test_images", test[0])
+        if test_images.shape[1:] != images.shape[1:]:
+            raise DataError(
+                f"`test_images` must have the shape of `images`: got {test_images.shape[1:]} and "
+                f"{images.shape[1:]}."
+            )
+        splits["test"] = len(images) + np.arange(len(test_images))
+        images = np.concatenate([images, test_images])
+        labels = np.concatenate([labels, _labels("test_labels", test[1], len(test_images))])
+        del shares["test"]
+    ends = np.cumsum([share / sum(shares.values()) for share in shares.values()])
+    parts = np.split(order, np.round(ends[:-1] * len(order)).astype(int))
+    splits |= {name: np.sort(part) for name, part in zip(shares, parts, strict=True)}
+    if small := [name for name in SPLITS if len(splits[name]) < 2]:
+        raise DataError(f"Every split must hold 2 images or more: {small} would not, of {len(order)} images.")
+    seen = images[splits["train"]]
+    images = (images - seen.mean()) / max(float(seen.std()), 1e-6)
+    return ImageClassification(images, labels, splits, int(labels.max()) + 1, augment, batch_size)
+
+
+@dataclass(frozen=True)
+class RandomAffine:
+    """A random rotation, shift and scaling of each image, bilinear; beyond the edge the border repeats."""
+
+    degrees: float = 12.0
+    shift: float = 0.12
+    scale: float = 0.12
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        n = len(images)
+        angle, grow, dx, dy = (torch.rand(4, n, generator=generator) * 2 - 1).unbind()
+        angle, grow = angle * self.degrees * torch.pi / 180, 1 + grow * self.scale
+        cos, sin = torch.cos(angle) * grow, torch.sin(angle) * grow
+        rows = [cos, -sin, dx * 2 * self.shift, sin, cos, dy * 2 * self.shift]
+        grid = F.affine_grid(torch.stack(rows, 1).view(n, 2, 3), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _images(name: str, images: np.ndarray) -> np.ndarray:
+    """To float32 (N, C, H, W)."""
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.shape[1] > 4 and images.shape[-1] <= 4:
+        images = np.moveaxis(images, -1, 1)
+    if images.ndim != 4 or images.shape[1] > 4 or not np.issubdtype(images.dtype, np.number):
+        raise DataError(
+            f"`{name}` must be numbers of shape (N, H, W), (N, H, W, channels) or (N, channels, H, W): "
+            f"got {images.dtype} {images.shape}."
+        )
+    if np.issubdtype(images.dtype, np.integer):
+        images = images / np.float32(255)
+    images = np.ascontiguousarray(images, dtype=np.float32)
+    if not np.isfinite(images).all():
+        raise DataError(f"`{name}` must be finite, but holds NaN or infinity.")
+    return images
+
+
+def _labels(name: str, labels: np.ndarray, n: int) -> np.ndarray:
+    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
+        raise DataError(
+            f"`{name}` must be whole numbers from 0, one per image: got {labels.dtype} {labels.shape} "
+            f"for {n} images."
+        )
+    return labels.astype(np.int64)

@@ -1,0 +1,5 @@
+"""The study's log in MLflow. `Tracker` is all there is to it; only `tracker.py` imports mlflow."""
+
+from nas.tracking.tracker import Tracker
+
+__all__ = ["Tracker"]

@@ -1,0 +1,124 @@
+"""Run directories read from outside: by objective, search and device, whole or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nas.errors import RunError
+from nas.objectives import Objective
+from nas.reading import (
+    RunView,
+    hypervolumes,
+    nondominated_trials,
+    read_run,
+    roles,
+    staircase,
+    title,
+)
+
+ACCURACY = Objective("accuracy", "%", "maximize")
+LATENCY = Objective("latency_ms.pi4", "ms", "minimize")
+
+
+def test_reads_every_file(finished_run: Path) -> None:
+    view = read_run(finished_run)
+    assert len(view.trials) == 300
+    assert view.device_names == ("onnxruntime", "pi4")
+    assert view.searches_of("pi4") == ("nsga2.pi4", "random.pi4")
+    assert [o.name for o in view.objectives_of("pi4")] == [
+        "accuracy",
+        "latency_ms.pi4",
+        "size_bytes",
+    ]
+    assert view.history[-1]["step"] == 2950
+
+
+def test_takes_what_there_is(tmp_path: Path) -> None:
+    view = read_run(tmp_path)
+    assert (view.trials, view.front, view.devices, view.history) == ([], [], {}, [])
+    assert view.objectives == () and view.device_names == ()
+    assert roles(view.objectives, "pi4") is None
+
+
+def test_leaves_out_lines_that_are_being_written(run_dir: Path) -> None:
+    for name in ("trials.jsonl", "supernet/history.jsonl"):
+        with (run_dir / name).open("a") as file:
+            file.write('{"step": 300')
+    view = read_run(run_dir)
+    assert len(view.trials) == 300
+    assert view.history[-1]["step"] == 2950
+
+
+@pytest.mark.parametrize("name", ["front.json", "experiment.json", "supernet/history.jsonl"])
+def test_names_the_file_that_is_damaged(run_dir: Path, name: str) -> None:
+    (run_dir / name).write_text("{]\n")
+    with pytest.raises(RunError, match=name):
+        read_run(run_dir)
+
+
+def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nas run"):
+        read_run(tmp_path / "nowhere")
+
+
+def test_device_names_may_hold_dots(tmp_path: Path) -> None:
+    view = RunView(tmp_path, devices={"pi4": {}, "lab.pi4": {}})
+    assert view.device_of("nsga2.lab.pi4") == "lab.pi4"
+    assert view.device_of("nsga2.pi4") == "pi4"
+    assert view.device_of("random.other.box") == "other.box"
+
+
+def test_hypervolume_grows_and_random_search_is_behind(finished_run: Path) -> None:
+    view = read_run(finished_run)
+    curves = {s: hypervolumes(view, s) or [] for s in view.searches_of("onnxruntime")}
+    for search, curve in curves.items():
+        numbers, volumes = zip(*curve, strict=True)
+        assert list(numbers) == [t["number"] + 1 for t in view.complete(search)]
+        assert list(volumes) == sorted(volumes)
+        assert 0 < volumes[-1] < 1.01**3
+    assert curves["nsga2.onnxruntime"][-1][1] > curves["random.onnxruntime"][-1][1]
+
+
+def test_hypervolume_needs_the_scale(run_dir: Path) -> None:
+    experiment = json.loads((run_dir / "experiment.json").read_text())
+    (run_dir / "experiment.json").write_text(json.dumps(experiment | {"scales": {}}))
+    assert hypervolumes(read_run(run_dir), "nsga2.pi4") is None
+
+
+def test_objectives_are_guessed_until_they_are_written(run_dir: Path) -> None:
+    (run_dir / "experiment.json").unlink()
+    size = Objective("size_bytes", "B", "minimize")
+    assert set(read_run(run_dir).objectives_of("pi4")) == {ACCURACY, LATENCY, size}
+
+
+def test_nondominated_trials_respects_directions() -> None:
+    trials = [
+        {"objectives": {"accuracy": accuracy, "latency_ms.pi4": latency}}
+        for accuracy, latency in [(90, 1.0), (95, 2.0), (94, 3.0), (85, 0.5)]
+    ]
+    kept = nondominated_trials([*trials, {"objectives": {}}], (ACCURACY, LATENCY))
+    assert kept == [trials[0], trials[1], trials[3]]
+
+
+def test_staircase_keeps_the_best_within_each_cost() -> None:
+    points = [(3.0, 94.0), (1.0, 90.0), (2.0, 95.0), (0.5, 85.0), (4.0, 96.0)]
+    assert staircase(points, LATENCY, ACCURACY) == [(0.5, 85), (1.0, 90), (2.0, 95), (4.0, 96)]
+    flipped = staircase([(y, x) for x, y in points], ACCURACY, LATENCY)
+    assert flipped == [(96, 4.0), (95, 2.0), (90, 1.0), (85, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "text"),
+    [
+        (LATENCY, "latency (ms)"),
+        (ACCURACY, "accuracy (%)"),
+        (Objective("size_bytes", "B", "minimize"), "size (B)"),
+        (Objective("peak_memory_bytes.pi4", "B", "minimize"), "peak memory (B)"),
+        (Objective("parameters", "", "minimize"), "parameters"),
+    ],
+)
+def test_titles_have_units(objective: Objective, text: str) -> None:
+    assert title(objective) == text
