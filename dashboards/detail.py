@@ -38,10 +38,11 @@ def detail(view: RunView, device: str, selected: str | None) -> list[Component]:
 
 
 def _trial(view: RunView, device: str, selected: str | None) -> Record | None:
-    """The trial to show: one of this device's searches if there is any, since it has its latency."""
+    """The trial to show: of this device's searches if there is one, for it has its latency."""
     same = [t for t in view.trials if t["id"] == selected and t["state"] == "complete"]
     here = [t for t in same if view.device_of(t["search"]) == device]
-    return (here or same or [None])[-1]
+    found = here or same
+    return found[-1] if found else None
 
 
 def _origin(trial: Record | None, entry: Record | None) -> str:
@@ -78,7 +79,13 @@ def _row(
     spread = figures.get("std_error", figures.get("spread"))
     if spread is not None:
         after += f" ± {number(spread, 2)}"
-    return html.Tr([html.Td(title(objective)), html.Td(before), html.Td(after)])
+    return html.Tr([html.Td(_label(objective)), html.Td(before), html.Td(after)])
+
+
+def _label(objective: Objective) -> str:
+    """The title with its device: an architecture may be selected while another device is shown."""
+    device = objective.name.partition(".")[2]
+    return f"{title(objective)} on {device}" if device else title(objective)
 
 
 def _export(view: RunView, selected: str, entry: Record | None) -> list[Component]:

@@ -26,7 +26,7 @@ SHOWN_ERRORS = 5
 
 
 def serve(run_dir: Path | str, port: int = 8050, host: str = "127.0.0.1") -> None:
-    """Serves the explorer of `run_dir` until interrupted; on this machine alone unless `host` says so.
+    """Serves the explorer of `run_dir` until interrupted, to this machine alone by default.
 
     Raises:
         RunError: there is no such directory.
@@ -55,7 +55,7 @@ def create_app(run_dir: Path | str) -> Dash:
         serve_locally=True,
         index_string=PAGE,
     )
-    app.layout = page_layout(name)
+    app.layout = lambda: page_layout(explorer.live.view.name)  # known once experiment.json is
     explorer.connect(app)
     return app
 
@@ -138,7 +138,7 @@ class Explorer:
         x: str | None,
         y: str | None,
     ) -> tuple[Any, ...]:
-        """The device's searches and objectives. Searches that appear are shown, hidden ones stay so."""
+        """The device's searches and objectives; searches that appear are shown, hidden ones not."""
         view = self.live.view
         if device is None:
             return [], [], [], None, [], None

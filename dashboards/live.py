@@ -16,8 +16,8 @@ REQUIRED = ("search", "number", "id", "state", "objectives")
 class LiveRun:
     """What a run directory says so far; `poll` looks again, at the cost of what was added.
 
-    Nothing that a writer may do stops it: files may be missing, a line or a file half written. Several
-    browser windows may share one; each remembers the `version` that it shows.
+    Nothing that a writer may do stops it: files may be missing, a line or a file half written.
+    Several browser windows may share one; each remembers the `version` that it shows.
     """
 
     def __init__(self, run_dir: Path | str) -> None:

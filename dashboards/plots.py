@@ -18,8 +18,7 @@ from nas.reading import (
     staircase,
     title,
 )
-from nas.report.figures import search_colours
-from nas.report.style import INK, MEASURED, figure
+from nas.report.style import INK, MEASURED, figure, search_colours
 
 HEIGHTS = {"front": 520, "hypervolume": 300}
 
@@ -34,8 +33,8 @@ def live_front(
 ) -> go.Figure:
     """Every complete trial of `searches`, each search's front so far, and what was verified.
 
-    A point's ``customdata`` is the id of its architecture. What the user zoomed into stays while trials
-    arrive, until other axes or another device are chosen.
+    A point's ``customdata`` is the id of its architecture. What the user zoomed into stays while
+    trials arrive, until other axes or another device are chosen.
     """
     made = figure(
         f"{title(y)} against {title(x)} on {device}",
@@ -67,6 +66,7 @@ def live_hypervolume(view: RunView, device: str, searches: Sequence[str]) -> go.
         y="normalised hypervolume",
         height=HEIGHTS["hypervolume"],
         uirevision=device,
+        showlegend=True,
     )
     names = view.searches_of(device)
     for search, colour in zip(names, search_colours(names), strict=True):
@@ -83,7 +83,7 @@ def live_hypervolume(view: RunView, device: str, searches: Sequence[str]) -> go.
 def _search_traces(
     view: RunView, search: str, colour: str, x: Objective, y: Objective
 ) -> list[go.Scatter]:
-    """All trials faintly, the non-dominated ones (in all objectives) strongly, their edge as a line."""
+    """All trials faintly, those that none dominates in all objectives strongly, their edge."""
     trials = having((x, y), view.complete(search))
     objectives = view.objectives_of(view.device_of(search))
     front = nondominated_trials(trials, objectives)

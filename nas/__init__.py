@@ -1,0 +1,41 @@
+"""`nas`: one weight-sharing transformer supernet, searched for each of your devices.
+
+The names below are imported when they are first used, so that the half of the package that searches
+never pays for the half that computes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Constraint": "nas.space",
+    "Device": "nas.devices",
+    "Experiment": "nas.experiment",
+    "Objective": "nas.objectives",
+    "OnnxRuntime": "nas.devices",
+    "Profiling": "nas.experiment",
+    "Recipe": "nas.training",
+    "Search": "nas.experiment",
+    "Space": "nas.space",
+    "Study": "nas.study",
+    "Supernet": "nas.supernet",
+    "TorchEager": "nas.devices",
+    "between": "nas.space",
+    "from_arrays": "nas.tasks",
+    "from_npz": "nas.tasks",
+    "oneof": "nas.space",
+    "repeat": "nas.space",
+    "tied": "nas.space",
+}
+
+__all__ = sorted([*_PUBLIC, "run"])
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run":
+        return importlib.import_module("nas.phases").run_experiment
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'nas' has no attribute {name!r}")

@@ -54,7 +54,7 @@ def _branches(value: Any) -> list[str]:
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """The parts that need lines of their own, named as in paths; runs of equal list items as one."""
+    """The parts that need lines of their own, named as in paths; equal list items as one."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             if name != TYPE and not _is_short(part):

@@ -34,8 +34,7 @@ class Scale:
         pairs = zip(self.ideal, self.nadir, strict=False)
         if len(self.ideal) != len(self.nadir) or not all(low <= high for low, high in pairs):
             raise ValueError(
-                "`ideal <= nadir` must hold in every axis, "
-                f"but got (ideal={self.ideal}, nadir={self.nadir})."
+                f"`ideal <= nadir` must hold in every axis, but got (ideal={self.ideal}, nadir={self.nadir})."
             )
 
     @classmethod

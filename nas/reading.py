@@ -1,7 +1,7 @@
 """What a run directory says, read without torch and without the user's classes.
 
-The report and the Pareto explorer look at runs through this file: at finished ones, at live ones, and
-at those whose later files (front, history) do not exist yet.
+The report and the Pareto explorer look at runs through this file: at finished ones, at live ones,
+and at those whose later files (front, history) do not exist yet.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Roles:
 
 
 def roles(objectives: tuple[Objective, ...], device: str) -> Roles | None:
-    """Quality is the first objective, cost the first timed on the device; None for fewer than two."""
+    """Quality is the first objective, cost the first of the device; None for fewer than two."""
     if len(objectives) < 2:
         return None
     quality, *others = objectives
@@ -159,7 +159,7 @@ def having(objectives: Iterable[Objective], trials: list[Record]) -> list[Record
 
 
 def staircase(points: Iterable[Point], x: Objective, y: Objective) -> list[Point]:
-    """The corners of the best `y` that each `x` allows: what of a front in more axes is one in these."""
+    """The corners of the best `y` that each `x` allows: of a larger front, the edge in two axes."""
     corners: list[Point] = []
     for point in sorted(points, key=lambda p: (x.sign * p[0], y.sign * p[1])):
         if not corners or y.sign * point[1] < y.sign * corners[-1][1]:

@@ -131,9 +131,7 @@ class Study:
             else:
                 return done
 
-    def _launch(
-        self, number: int, candidate: Candidate, logged: Sequence[Trial]
-    ) -> _Flight | Trial:
+    def _launch(self, number: int, candidate: Candidate, logged: Sequence[Trial]) -> _Flight | Trial:
         """Begins to evaluate the candidate, unless the log tells how that ended."""
         architecture_id = self.space.id(candidate.architecture)
         if number < len(logged):

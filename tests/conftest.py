@@ -1,10 +1,12 @@
-"""A made-up finished run, for all who read run directories: 300 trials, two devices, four searches."""
+"""A made-up finished run for all who read run directories: 300 trials, two devices."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,14 @@ import pytest
 DEVICES = {"onnxruntime": 1.0, "pi4": 9.0}  # how much slower than the first
 SEARCHES = {"nsga2.onnxruntime": 75, "random.onnxruntime": 75, "nsga2.pi4": 75, "random.pi4": 75}
 SEARCH_N, SELECT_N, TEST_N = 270, 180, 360  # examples in the splits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small products gain nothing from two threads, and lose much where tests run side by side."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for what tests start
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -75,11 +85,12 @@ def _architecture(rng: np.random.Generator, effort: float) -> dict[str, Any]:
 
 def _macs(architecture: dict[str, Any]) -> float:
     per_block = {"DepthwiseConv": 0.5, "WindowAttention": 1.0, "GlobalAttention": 1.4}
-    return sum(
+    macs: float = sum(
         stage["width"] ** 1.5 * (per_block[block["mixer"]["type"]] + 0.6 * block["ffn"]["ratio"])
         for stage in architecture["stages"]
         for block in stage["blocks"]
     )
+    return macs
 
 
 def _figures(

@@ -17,12 +17,11 @@ from nas.objectives import Objective
 from nas.reading import Roles, read_run
 from nas.report import render_front_png, render_report
 from nas.report.figures import (
-    front_figure,
-    hover,
     hypervolume_figure,
     latency_figure,
     training_figure,
 )
+from nas.report.front import front_figure, hover
 from nas.report.style import MARKER_PIXELS, RANDOM, marker_sizes
 from nas.report.tables import finalists_table, number, separation
 

@@ -1,4 +1,4 @@
-"""The study's log in MLflow: complete, without duplicates, fast, and never waiting for a dead server."""
+"""The study's log in MLflow: complete, without duplicates, fast, and not held up by a server."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ class TestServer:
             silent.listen()
             uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
             begin = time.perf_counter()
-            with pytest.raises(TrackingError, match="0.3 s"):
+            with pytest.raises(TrackingError, match=r"0\.3 s"):
                 Tracker.start(uri, "digits", "first", {})
             assert time.perf_counter() - begin < 3
 
@@ -305,7 +305,7 @@ class TestServer:
 
     @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns"])
     def test_the_plain_file_store_is_refused_with_a_remedy(self, uri: str) -> None:
-        with pytest.raises(TrackingError, match="sqlite:///runs/mlflow.db"):
+        with pytest.raises(TrackingError, match=r"sqlite:///runs/mlflow\.db"):
             Tracker.start(uri, "digits", "first", {})
 
     def test_a_deleted_experiment_is_an_error(self, start: Callable[..., Tracker]) -> None:

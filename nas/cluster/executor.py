@@ -16,9 +16,9 @@ from nas.trial import Candidate, Evaluation
 class RayExecutor:
     """Evaluates on `workers` processes of this machine or, given an `address`, on that Ray cluster.
 
-    The evaluation is shipped once, and unpacked once per worker process. If it has `split()`, which
-    gives (a small picklable part, arrays by name), and a static `join(part, arrays)`, workers on one
-    machine share the memory of the arrays; they are read-only there.
+    The evaluation is shipped once, and unpacked once per worker process. It may have `split()`, which
+    gives (a small picklable part, arrays by name), and a static `join(part, arrays)`: the workers of
+    a machine then share the memory of the arrays, which are read-only there.
 
     Args:
         evaluate: what to run; picklable, or with `split` and `join`.
@@ -44,8 +44,7 @@ class RayExecutor:
         self._disconnect = connect(workers, address)
         import ray  # after `connect`, which prepares the environment for it
 
-        self._by_value = tuple(by_value)
-        for module in self._by_value:
+        for module in by_value:
             ray.cloudpickle.register_pickle_by_value(module)
         self._payload = ray.put(_pack(evaluate))
         self._evaluate = ray.remote(max_retries=retries, num_cpus=1)(_evaluate)
@@ -56,12 +55,7 @@ class RayExecutor:
 
     def close(self) -> None:
         """Ends the local processes, or leaves the cluster."""
-        import ray
-
-        for module in self._by_value:
-            ray.cloudpickle.unregister_pickle_by_value(module)
-        self._by_value = ()
-        self._payload = None
+        self._payload = None  # so that a cluster may forget the weights
         self._disconnect()
 
     def __enter__(self) -> RayExecutor:

@@ -15,6 +15,7 @@ LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),  # one a process: Ray reads it once
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Tasks that ask for no accelerator leave the user's choice of one alone (Ray's coming default).
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -34,7 +35,7 @@ def connect(workers: int, address: str | None) -> Callable[[], None]:
         return lambda: None
     if address is not None:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
-        return ray.shutdown
+        return lambda: ray.shutdown()
     return _start(workers)
 
 

@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from nas.export.onnx import BATCH, export_onnx
+from nas.threads import cpu_threads
 
-Run = Callable[[], None]
+Run = Callable[[], object]
 """One inference, from input in memory to output in memory."""
+
+Load = Callable[[], Run]
+"""Loads what was prepared, each time anew."""
 
 
 class Runtime(Protocol):
@@ -25,16 +29,17 @@ class Runtime(Protocol):
     def threads(self) -> int:
         """Threads that one inference may use."""
 
-    def prepare(self, module: nn.Module, example: Tensor, folder: Path) -> Run:
-        """Make one inference of `example` ready to be called again and again.
+    def prepare(self, module: nn.Module, example: Tensor, folder: Path) -> Load:
+        """Make `module` ready to be loaded, once or several times.
 
         Args:
             module: a plain module, left as it is; run in evaluation mode.
             example: the input `(B, …)` of every run.
-            folder: an empty folder for files; it must outlive the call, not the run.
+            folder: an empty folder for files; it must outlive the loading, not the runs.
 
         Returns:
-            A function without arguments; its caller holds the clock.
+            A function that loads the model and returns one inference of `example`, a function
+            without arguments that can be called again and again; its caller holds the clock.
         """
 
 
@@ -49,19 +54,20 @@ class OnnxRuntime:
 
     threads: int = 1
 
-    def prepare(self, module: nn.Module, example: Tensor, folder: Path) -> Run:
+    def prepare(self, module: nn.Module, example: Tensor, folder: Path) -> Load:
         """See `Runtime.prepare`."""
         path = folder / "model.onnx"
         export_onnx(module, example, path)
-        session = onnxruntime.InferenceSession(
-            str(path), self._options(len(example)), providers=["CPUExecutionProvider"]
-        )
         outputs, inputs = ["y"], {"x": example.numpy()}
 
-        def run() -> None:
-            session.run(outputs, inputs)
+        def load() -> Run:
+            options = self._options(len(example))
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+            return lambda: session.run(outputs, inputs)
 
-        return run
+        return load
 
     def _options(self, batch: int) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
@@ -81,18 +87,16 @@ class TorchEager:
 
     threads: int = 1
 
-    def prepare(self, module: nn.Module, example: Tensor, folder: Path) -> Run:
+    def prepare(self, module: nn.Module, example: Tensor, folder: Path) -> Load:
         """See `Runtime.prepare`; writes no file."""
-        module = copy.deepcopy(module).eval()
 
-        def run() -> None:
-            # The number of threads is the process's: borrow it, give it back (1 µs).
-            before = torch.get_num_threads()
-            torch.set_num_threads(self.threads)
-            try:
-                with torch.inference_mode():
-                    module(example)
-            finally:
-                torch.set_num_threads(before)
+        def load() -> Run:
+            own = copy.deepcopy(module).eval()
 
-        return run
+            def run() -> None:
+                with cpu_threads(self.threads), torch.inference_mode():
+                    own(example)
+
+            return run
+
+        return load

@@ -29,20 +29,25 @@ class Timing:
 
     Attributes:
         relative: (n,) latency in units of the geometric mean of all n.
-        anchor_ms: that geometric mean; it drifts with the machine, `relative` does not.
-        spread: (n,) interquartile range of a model's relative latency over its median: half of
-            all runs lie within it. The error of the median itself is smaller; how far a second
-            measurement strays is the test-retest error of a profile.
+        relative_spread: (n,) half the interquartile range, in the same unit: half of all runs lie
+            that near. The error of the median is smaller; how far a second measurement strays is
+            the test-retest error of a profile.
+        anchor_ms: the geometric mean; it drifts with the machine, `relative` does not.
     """
 
     relative: Floats
+    relative_spread: Floats
     anchor_ms: float
-    spread: Floats
 
     @property
     def ms(self) -> Floats:
         """(n,) latencies in milliseconds."""
         return self.relative * self.anchor_ms
+
+    @property
+    def spread_ms(self) -> Floats:
+        """(n,) half the interquartile ranges in milliseconds."""
+        return self.relative_spread * self.anchor_ms
 
 
 def round_robin(
@@ -102,7 +107,7 @@ def _summarise(seconds: Floats) -> Timing:
         )
     anchors = np.exp(np.log(seconds).mean(axis=1))  # (rounds,) geometric means
     low, median, high = np.quantile(seconds / anchors[:, None], (0.25, 0.5, 0.75), axis=0)
-    return Timing(median, float(np.median(anchors)) * 1e3, (high - low) / median)
+    return Timing(median, (high - low) / 2, float(np.median(anchors)) * 1e3)
 
 
 @contextmanager

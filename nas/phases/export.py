@@ -11,6 +11,7 @@ from typing import Any
 
 from nas.errors import ExportError, RunError
 from nas.export import FORMATS, card, export_subnet
+from nas.objectives import Objective
 from nas.phases.run import Run
 from nas.phases.verify import Entry, find_trial, verify_trials
 
@@ -45,6 +46,7 @@ class Condition:
 
 def choose_entry(
     entries: Sequence[Entry],
+    objectives: Sequence[Objective],
     where: Sequence[str] = (),
     best: str | None = None,
     device: str | None = None,
@@ -74,14 +76,13 @@ def choose_entry(
     ]
     if not meets:
         raise ExportError(f"Some point must meet {' and '.join(where)}, but {_reach(entries, conditions, names)}.")
-    higher = goal.partition(".")[0] == "accuracy"
-    return min(
-        meets,
-        key=lambda e: (
-            (-1 if higher else 1) * e["objectives"][goal]["measured"],
-            *(v["measured"] for n, v in sorted(e["objectives"].items()) if n != goal),
-        ),
-    )
+    signs = {o.name: o.sign for o in objectives}
+
+    def order(entry: Entry) -> tuple[float, ...]:  # the goal, then all else, so that ties are settled
+        rest = [n for n in signs if n in entry["objectives"] and n != goal]
+        return tuple(signs.get(n, 1) * entry["objectives"][n]["measured"] for n in (goal, *rest))
+
+    return min(meets, key=order)
 
 
 def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Path:

@@ -98,10 +98,12 @@ def open_run(
     fresh: bool,
     if_changed: IfChanged = "refuse",
     address: str | None = None,
+    path: Path | None = None,
 ) -> Iterator[Run]:
     """Opens `folder`/NAME for the length of the body; all that can be refused is refused here.
 
     Args:
+        path: the run directory itself, where that is known.
         resume: continue what is there.
         fresh: whether the phase begins a run, so that one with work in it is refused without `resume`.
         if_changed: what to do where settings, space, data or code differ from those it was begun with.
@@ -116,7 +118,7 @@ def open_run(
     folder.mkdir(parents=True, exist_ok=True)
     check_reachable(uri)
     now = _identity(experiment, source)
-    directory = RunDirectory(_choose(folder, experiment.name, now, if_changed))
+    directory = RunDirectory(path or _choose(folder, experiment.name, now, if_changed))
     with directory.lock():
         if fresh and directory.started and not resume:
             raise RunError(
@@ -161,6 +163,11 @@ def remembered(folder: Path | str, name: str, assignments: Sequence[str]) -> tup
         return experiment, source
     stored = directory.read().get("source", {}).get("set", {})
     return load_experiment(name, stored | given) if stored else (experiment, source)
+
+
+def objectives_of(stored: dict[str, Any]) -> list[Objective]:
+    """The objectives in experiment.json."""
+    return [Objective(**o) for o in stored.get("objectives", [])]
 
 
 def _identity(experiment: Experiment, source: Source) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``report.html``: one file with everything inside, so that it renders offline and can be mailed."""
+"""``report.html``: one file with everything inside, which renders offline and can be mailed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,13 @@ from plotly.offline import get_plotlyjs
 from nas.reading import RunView, read_run, roles
 from nas.report.figures import (
     accuracy_figure,
-    front_figure,
     hypervolume_figure,
     latency_figure,
     training_figure,
-    verified,
 )
+from nas.report.front import front_figure, verified
 from nas.report.style import PLOT_CONFIG, STYLE_SHEET
 from nas.report.tables import finalists_table, quality_table, separation, settings_table
-
-FRONT_CAPTION = (
-    "Dots are trials with predicted numbers. Hollow circles are the finalists as predicted, dotted "
-    "lines lead to what was measured: accuracy on the split select with its standard error, latency on "
-    "the device. The line is the best measured accuracy that each latency allows. Hover for architectures."
-)
 
 
 def render_report(run_dir: Path | str) -> Path:
@@ -100,12 +93,25 @@ def _device_section(view: RunView, device: str) -> str:
     )
     parts = [
         f"<h2>{escape(device)}</h2>{_conditions(profile)}",
-        _card(front_figure(view, device), FRONT_CAPTION),
+        _card(front_figure(view, device), _front_caption(view, device)),
         _finalists(view, device),
         _card(hypervolume_figure(view, device), _counts(view, device)),
         f'<div class="pair">{pair}</div>' if pair else "",
     ]
     return "".join(parts)
+
+
+def _front_caption(view: RunView, device: str) -> str:
+    shown = roles(view.objectives_of(device), device)
+    if shown is None:
+        return ""
+    quality, cost = (o.name.partition(".")[0].split("_")[0] for o in (shown.quality, shown.cost))
+    return (
+        "Dots are trials with predicted numbers. Hollow circles are the finalists as predicted; "
+        f"dotted lines lead to what was measured: {quality} on the split select with its standard error, "
+        f"{cost} on the device. The line is the best measured {quality} that each {cost} allows. "
+        "Hover for the architectures."
+    )
 
 
 def _finalists(view: RunView, device: str) -> str:
@@ -114,8 +120,8 @@ def _finalists(view: RunView, device: str) -> str:
     if not shown or not entries:
         return _nothing("No finalist has been verified yet: `nas verify` measures them.")
     note = (
-        "Grey rows fell behind the front when measured. The front was chosen on the split select; the "
-        "split test was used once for each finalist, and for nothing but this column."
+        "Grey rows fell behind the front when measured. The front was chosen on the split select; "
+        "the split test was used once for each finalist, and for nothing but this column."
     )
     return (
         f'<div class="card"><h3>Finalists</h3>{finalists_table(view, entries, shown.quality)}'
@@ -124,7 +130,7 @@ def _finalists(view: RunView, device: str) -> str:
 
 
 def _caution(view: RunView, device: str) -> str:
-    """The numbers of the finalists are a selection, and so are too good before they are measured."""
+    """Finalists are a selection by predicted numbers, which are therefore too good on average."""
     shown = roles(view.objectives_of(device), device)
     if shown is None:
         return ""
@@ -135,8 +141,9 @@ def _caution(view: RunView, device: str) -> str:
         return ""
     mean = sum(drops) / len(drops)
     return (
-        f'<p class="muted">On average {mean:+.2f} {escape(shown.quality.unit)} from search to select, over '
-        f"{len(drops)} finalists: whoever is chosen for a high number was partly lucky.</p>"
+        f'<p class="muted">On average {mean:+.2f} {escape(shown.quality.unit)} from search to '
+        f"select, over {len(drops)} finalists: whoever is chosen for a high number was partly "
+        "lucky.</p>"
     )
 
 

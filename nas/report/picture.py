@@ -8,15 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas.errors import RunError
-from nas.reading import Record, Roles, RunView, having, is_random, read_run, roles, title, value
-from nas.report.figures import front_corners, verified
+from nas.reading import Record, Roles, RunView, having, is_random, point, read_run, roles, title
+from nas.report.front import front_corners, verified
 from nas.report.style import GRID, INK, MEASURED, MUTED, RANDOM, SEARCH
 
 
 def render_front_png(run_dir: Path | str, device: str) -> Path:
     """Writes ``front.png`` into the run directory and returns its path.
 
-    Shows every trial of the device's searches, random search in grey, and the verified front on top.
+    Shows every trial of the device's searches, random search in grey, and the verified front.
 
     Raises:
         RunError: the run has no such device, or fewer than two objectives on it.
@@ -69,8 +69,8 @@ def _draw_trials(axes: Axes, view: RunView, device: str, shown: Roles) -> None:
 
 
 def _draw_front(axes: Axes, entries: list[Record], shown: Roles) -> None:
-    x = [value(e, shown.cost, "measured") for e in entries]
-    y = [value(e, shown.quality, "measured") for e in entries]
+    points = [p for e in entries if (p := point(e, shown.cost, shown.quality, "measured"))]
+    x, y = zip(*points, strict=True)
     errors = [e["objectives"][shown.quality.name].get("std_error") or 0.0 for e in entries]
     corners = front_corners(entries, shown)
     axes.step(*zip(*corners, strict=True), where="post", color=MEASURED, linewidth=1.6)

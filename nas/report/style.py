@@ -5,9 +5,12 @@ The hues (blue, vermilion, grey) stay apart under the common colour-vision defic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+
+from nas.reading import is_random
 
 INK = "#1c2733"
 MUTED = "#5f6f80"
@@ -19,7 +22,7 @@ SERIES = (SEARCH, "#6a4fb3", "#1d8a7a", "#b08918", "#b0407e")
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 MONOSPACE = "'JetBrains Mono', 'SFMono-Regular', Consolas, 'Liberation Mono', monospace"
 
-PLOT_CONFIG = {
+PLOT_CONFIG: Any = {
     "displaylogo": False,
     "responsive": True,
     # no selections, which do nothing here, and no button that would send data anywhere
@@ -58,6 +61,29 @@ def marker_sizes(values: list[float | None]) -> list[float]:
     return [(small + share * (large - small)) ** 0.5 for share in shares]
 
 
+def error_bars(errors: Sequence[float | None]) -> dict[str, Any]:
+    """Plotly's error bars of ± one standard error; none where it is unknown."""
+    return {
+        "type": "data",
+        "array": [e or 0.0 for e in errors],
+        "color": "rgba(213, 84, 26, 0.5)",
+        "thickness": 1,
+        "width": 0,
+    }
+
+
+def search_colours(searches: Sequence[str]) -> list[str]:
+    """A colour for each search; random search is grey."""
+    others = [s for s in searches if not is_random(s)]
+    colours = dict(zip(others, series_colours(len(others)), strict=True))
+    return [colours.get(s, RANDOM) for s in searches]
+
+
+def series_colours(n: int) -> list[str]:
+    """`n` colours for curves, the first ones apart from each other."""
+    return [SERIES[i % len(SERIES)] for i in range(n)]
+
+
 STYLE_SHEET = f"""
 :root {{ --ink: {INK}; --muted: {MUTED}; --line: {GRID}; --accent: {SEARCH}; --warm: {MEASURED}; }}
 * {{ box-sizing: border-box; }}
@@ -91,6 +117,7 @@ th:first-child, td:first-child {{ text-align: left; padding-left: 0; }}
 td.text, th.text {{ text-align: left; }}
 tr.behind td {{ color: #94a0ad; }}
 code, pre {{ font-family: {MONOSPACE}; font-size: 12.5px; }}
-pre {{ background: #f6f8fa; border-radius: 8px; padding: 10px 12px; overflow: auto; margin: 6px 0; }}
+pre {{ background: #f6f8fa; border-radius: 8px; padding: 10px 12px; }}
+pre {{ overflow: auto; margin: 6px 0; }}
 details summary {{ cursor: pointer; color: var(--muted); }}
 """

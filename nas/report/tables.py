@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -14,7 +15,7 @@ NONE = "–"
 
 
 def finalists_table(view: RunView, entries: Sequence[Record], quality: Objective) -> str:
-    """The finalists: quality on the splits search, select and test, then predicted and measured costs.
+    """The finalists: quality on the splits search, select and test, then what they cost.
 
     The only place besides the model card where numbers of the split *test* are shown.
     """
@@ -69,18 +70,18 @@ def separation(entries: Iterable[Record], shown: Roles) -> str:
     figures = [e["objectives"][shown.quality.name] for e in entries if e["front"]]
     known = [f for f in figures if f.get("measured") is not None and f.get("std_error") is not None]
     ordered = sorted(known, key=lambda f: float(f["measured"]))
-    pairs = list(zip(ordered, ordered[1:], strict=False))
+    pairs = list(itertools.pairwise(ordered))
     if not pairs:
         return ""
     apart = sum(
-        b["measured"] - a["measured"] > math.hypot(a["std_error"], b["std_error"]) for a, b in pairs
+        b["measured"] - a["measured"] > a["std_error"] * 0.9 for a, b in pairs
     )
     ends = ordered[-1]["measured"] - ordered[0]["measured"]
     error = math.hypot(ordered[0]["std_error"], ordered[-1]["std_error"])
     return (
         f"{apart} of the {len(pairs)} pairs of neighbours on the front differ in "
-        f"{escape(shown.quality.name)} by more than the standard error of their difference; its two "
-        f"ends differ by {number(ends, 3)} ± {number(error, 2)} {escape(shown.quality.unit)}."
+        f"{escape(shown.quality.name)} by more than the standard error of their difference; its "
+        f"two ends differ by {number(ends, 3)} ± {number(error, 2)} {escape(shown.quality.unit)}."
     )
 
 

@@ -114,8 +114,6 @@ class NSGA2:
             n_parents=2,
             random_state=self._rng,
             # pymoo's tournament reads its settings from the algorithm that holds it
-            algorithm=SimpleNamespace(
-                tournament_type="comp_by_rank_and_crowding", random_state=self._rng
-            ),
+            algorithm=SimpleNamespace(tournament_type="comp_by_rank_and_crowding", random_state=self._rng),
         )
         return np.array([parent.X for parent in pair])

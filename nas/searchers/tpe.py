@@ -45,16 +45,12 @@ class TPE:
         self._rng = np.random.default_rng(seed)
         self._unseen = Unseen(space)
         self._complete = 0
-        self._choices = {
-            gene.name: CategoricalDistribution(range(gene.cardinality)) for gene in space.genes
-        }
+        self._choices = {gene.name: CategoricalDistribution(range(gene.cardinality)) for gene in space.genes}
         with _quiet():
             sampler = optuna.samplers.TPESampler(
                 seed=seed, n_startup_trials=0, multivariate=True, group=True, constant_liar=False
             )
-            self._study = optuna.create_study(
-                sampler=sampler, directions=["minimize"] * len(self.objectives)
-            )
+            self._study = optuna.create_study(sampler=sampler, directions=["minimize"] * len(self.objectives))
 
     def ask(self, n: int) -> list[Candidate]:
         proposed = (self._propose() for _ in range(n))
@@ -94,7 +90,7 @@ class TPE:
         for i, gene in enumerate(self.space.genes):
             if self.space.active(genes)[i]:
                 choices = self._choices[gene.name].choices
-                genes[i] = int(trial.suggest_categorical(gene.name, choices))  # type: ignore
+                genes[i] = int(trial.suggest_categorical(gene.name, choices))  # type: ignore[arg-type]
         # Optuna learns from the repaired genes instead, once they are evaluated
         self._study.tell(trial, state=TrialState.FAIL)
         return np.array(genes)

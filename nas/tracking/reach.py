@@ -16,8 +16,8 @@ ANSWER_SECONDS = 4.0
 def check_reachable(uri: str) -> None:
     """Raises TrackingError within seconds where mlflow would retry for minutes or fail obscurely.
 
-    A server has to answer, a SQLite file to be writable (its directory is made); other databases are
-    left to mlflow, and its plain file store, which it refuses by default, is refused here.
+    A server has to answer, a SQLite file to be writable (its directory is made). Other databases
+    are left to mlflow; its plain file store, which it refuses by default, is refused here.
     """
     if uri.startswith(("http://", "https://")):
         _check_server(uri)

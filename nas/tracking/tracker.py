@@ -20,6 +20,8 @@ from typing import Any, Literal
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # mlflow's own 7 wait for minutes
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # ours are the only bars
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
@@ -77,7 +79,7 @@ class Tracker:
         """A new run, or the run `run_id` again, its status back to RUNNING.
 
         Args:
-            uri: ``sqlite:///runs/mlflow.db``, with artifacts beside it, or a server's http(s) address.
+            uri: ``sqlite:///runs/mlflow.db``, with artifacts beside it, or a server's address.
             params: settings, nested or flat; on resume, changed ones become tags ``resumed.NAME``,
                 since MLflow's parameters are final.
             run_id: of the run to resume; one that MLflow no longer has is replaced by a new run.
@@ -109,7 +111,7 @@ class Tracker:
             self._flush()
 
     def trial(self, trial: Trial, hypervolume: float | None) -> None:
-        """A complete trial as step `trial.number` of ``search/accuracy``, …, ``search/hypervolume``."""
+        """A complete trial as step `trial.number` of ``SEARCH/accuracy``, ``SEARCH/…``."""
         if trial.state != "complete":
             return
         values = dict(trial.objectives)
@@ -213,7 +215,7 @@ class Tracker:
             yield
         except (MlflowException, OSError) as error:
             logger.warning(
-                "MLflow at %s did not take %s: %s. The log has it; `--resume` sends it again.",
+                "MLflow at %s did not take %s: %s. `--resume` sends what is missing.",
                 self.uri, what, _first_line(error),
             )  # fmt: skip
 

@@ -158,7 +158,7 @@ class _Training:
     def _require_finite(self, loss: Tensor, step: int, architecture: Any) -> None:
         if not torch.isfinite(loss):
             raise RunError(
-                f"The loss must stay finite, but is {float(loss)} at step {step} for {architecture}. Lower "
+                f"The loss must stay finite, but is {loss.item()} at step {step} for {architecture}. Lower "
                 f"training.learning_rate (now {self.recipe.learning_rate}); the last checkpoint in "
                 f"{self.folder} is good."
             )

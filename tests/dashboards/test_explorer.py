@@ -178,7 +178,8 @@ class TestClick:
     def test_selects_the_architecture_under_it(self, run_dir: Path) -> None:
         explorer = Browser(run_dir).explorer
         assert explorer.select({"points": [{"customdata": "abc"}]}) == "abc"
-        for nothing in (None, {}, {"points": []}, {"points": [{"x": 1}]}):
+        elsewhere: list[Any] = [None, {}, {"points": []}, {"points": [{"x": 1}]}]
+        for nothing in elsewhere:
             assert explorer.select(nothing) is no_update
 
     def test_on_a_verified_point_shows_measured_numbers_and_the_command(
@@ -188,6 +189,7 @@ class TestClick:
         entry = next(e for e in browser.explorer.live.view.front if e["front"])
         text = browser.detail(entry["id"])
         assert "on the verified front" in text
+        assert "latency (ms) on onnxruntime" in text
         assert f"nas export {run_dir} --id {entry['id']}" in text
         assert f"{entry['objectives']['accuracy']['measured']:#.4g} ± " in text
         assert "stages.1: Stage(" in text and '"type": "Stage"' in text

@@ -1,0 +1,34 @@
+# Two commands on a fresh machine: `make run` and `make test`. Each makes .venv when it must.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PACKAGES := nas search_spaces experiments dashboards
+
+.PHONY: run test check lint types setup clean
+
+run: $(INSTALLED)  ## the main job, continued where it was left
+	$(BIN)/nas run digits --resume --if-changed new
+
+test: $(INSTALLED)  ## all tests
+	$(BIN)/python -m pytest
+
+check: lint types test  ## lint, types, tests
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check $(PACKAGES) tests
+	$(BIN)/ruff format --check $(PACKAGES) tests
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

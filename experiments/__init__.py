@@ -1,0 +1,1 @@
+"""Experiments, a file each: a function that returns an `Experiment`."""

@@ -1,0 +1,231 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from nas.errors import NasError
+
+app = typer.Typer(
+    name="nas",
+    help="Train one transformer supernet, search it for each of your devices, export the models you choose.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+ExperimentName = Annotated[
+    str, typer.Argument(metavar="EXPERIMENT", help="A .py file, or a name in experiments/, such as digits.")
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/digits.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; may be given several times."),
+]
+RunDir = Annotated[Path, typer.Option(help="Where run directories lie.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue what is there.")]
+IfChanged = Annotated[
+    Literal["refuse", "new", "continue"],
+    typer.Option(help="Where code, data or settings differ from those the run was begun with."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster, auto or ray://HOST:PORT; default: workers on this machine."),
+]
+DeviceName = Annotated[
+    str | None, typer.Option("--device", help="A device of the experiment; default: its first.")
+]
+
+
+@app.command()
+def run(
+    experiment: ExperimentName,
+    settings: Set = None,
+    device: DeviceName = None,
+    address: Address = None,
+    run_dir: RunDir = Path("runs"),
+    resume: Resume = False,
+    if_changed: IfChanged = "refuse",
+) -> None:
+    """All phases: train, profile, search, verify.
+
+    Example: nas run digits --set training.epochs=20 --set seed=7
+    """
+    phases = importlib.import_module("nas.phases")
+    found, source = phases.remembered(run_dir, experiment, settings or [])
+    with phases.open_run(
+        found,
+        source,
+        run_dir,
+        resume=resume,
+        fresh=True,
+        if_changed=if_changed,
+        address=address,
+    ) as opened:
+        phases.all_phases(opened, found.device(device))
+
+
+@app.command()
+def train(
+    experiment: ExperimentName,
+    settings: Set = None,
+    run_dir: RunDir = Path("runs"),
+    resume: Resume = False,
+    if_changed: IfChanged = "refuse",
+) -> None:
+    """Train the supernet.
+
+    Example: nas train digits --set training.epochs=20
+    """
+    phases = importlib.import_module("nas.phases")
+    found, source = phases.remembered(run_dir, experiment, settings or [])
+    with phases.open_run(
+        found, source, run_dir, resume=resume, fresh=True, if_changed=if_changed
+    ) as opened:
+        phases.train_supernet(opened)
+
+
+@app.command()
+def profile(
+    experiment: ExperimentName,
+    settings: Set = None,
+    device: DeviceName = None,
+    run_dir: RunDir = Path("runs"),
+    resume: Resume = False,
+    if_changed: IfChanged = "refuse",
+) -> None:
+    """Time subnets on a device and fit its latency model.
+
+    Example: nas profile digits --device torch
+    """
+    phases = importlib.import_module("nas.phases")
+    found, source = phases.remembered(run_dir, experiment, settings or [])
+    with phases.open_run(
+        found, source, run_dir, resume=resume, fresh=False, if_changed=if_changed
+    ) as opened:
+        phases.profile_device(opened, found.device(device))
+
+
+@app.command()
+def search(
+    experiment: ExperimentName,
+    settings: Set = None,
+    device: DeviceName = None,
+    address: Address = None,
+    run_dir: RunDir = Path("runs"),
+    resume: Resume = False,
+    if_changed: IfChanged = "refuse",
+) -> None:
+    """Search the front for a device with the run's supernet, and verify it; profiles where needed.
+
+    Example: nas search digits --device torch
+    """
+    phases = importlib.import_module("nas.phases")
+    found, source = phases.remembered(run_dir, experiment, settings or [])
+    chosen = found.device(device)
+    with phases.open_run(
+        found, source, run_dir, resume=resume, fresh=False, if_changed=if_changed, address=address
+    ) as opened:
+        assert opened.weights  # before a profile is made for nothing
+        phases.profile_device(opened, chosen, needed=True)
+        phases.search_front(opened, chosen)
+        phases.finish_device(opened, chosen)
+
+
+@app.command()
+def verify(
+    experiment: ExperimentName,
+    settings: Set = None,
+    device: DeviceName = None,
+    run_dir: RunDir = Path("runs"),
+    if_changed: IfChanged = "refuse",
+) -> None:
+    """Extract, evaluate and time the finalists of a search; write front.json and report.html.
+
+    Example: nas verify digits
+    """
+    phases = importlib.import_module("nas.phases")
+    found, source = phases.remembered(run_dir, experiment, settings or [])
+    with phases.open_run(
+        found, source, run_dir, resume=True, fresh=False, if_changed=if_changed
+    ) as opened:
+        phases.finish_device(opened, found.device(device))
+
+
+@app.command()
+def export(
+    run: RunPath,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help='On measured values, such as "latency_ms<=5".'),
+    ] = None,
+    best: Annotated[str | None, typer.Option(help="Objective to choose by; default: accuracy.")] = None,
+    architecture_id: Annotated[
+        str | None, typer.Option("--id", help="This point, in place of --where and --best.")
+    ] = None,
+    device: DeviceName = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="safetensors, onnx, pt2; default: all.")
+    ] = None,
+) -> None:
+    """Write a subnet as an ordinary model: safetensors, ONNX, torch.export archive, card.
+
+    Example: nas export runs/digits --where "latency_ms<=0.1" --best accuracy
+    """
+    from nas.rundir import RunDirectory
+
+    directory = RunDirectory(run)
+    stored = directory.read()
+    phases = importlib.import_module("nas.phases")
+    chosen = None
+    if architecture_id is None:
+        chosen = phases.choose_entry(
+            directory.read_front(), phases.objectives_of(stored), where or (), best, device
+        )
+    elif where or best:
+        raise NasError("`--id` names one point, so --where and --best must not stand beside it.")
+    found, source = phases.reopened(run)
+    with phases.open_run(found, source, run.parent, resume=True, fresh=False, path=run) as opened:
+        entry = chosen or phases.entry_of(opened, architecture_id, device)
+        folder = phases.export_entry(opened, entry, tuple(formats or ("safetensors", "onnx", "pt2")))
+    typer.echo(f"Exported {entry['id']} to {folder}:")
+    for path in sorted(folder.iterdir()):
+        typer.echo(f"  {path.name:<20} {path.stat().st_size / 1e3:>9.1f} kB")
+
+
+@app.command()
+def dashboard(
+    run: RunPath,
+    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8050,
+) -> None:
+    """Explore the front in a browser, also while the search runs.
+
+    Example: nas dashboard runs/digits
+    """
+    from nas.rundir import RunDirectory
+
+    RunDirectory(run).read()
+    try:
+        explorer = importlib.import_module("dashboards.explorer")
+    except ModuleNotFoundError as error:
+        raise NasError(f"The dashboard needs its extra: pip install 'nas[dashboard]' ({error}).") from error
+    explorer.serve(run, port=port)
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one message and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except NasError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Rounding of weights, against the formula in float64 and against plain arithmetic of bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from nas.errors import SpaceError
+from nas.quantize import GROUP, bits_by_path, fake_quantize, payload_bytes
+
+
+def reference(weight: np.ndarray, bits: int) -> np.ndarray:
+    rows = weight.reshape(len(weight), -1).astype(np.float64)
+    step = rows.shape[1] if bits == 8 else GROUP
+    result = np.empty_like(rows)
+    for i, row in enumerate(rows):
+        for start in range(0, len(row), step):
+            part = row[start : start + step]
+            scale = np.abs(part).max() / (2 ** (bits - 1) - 1) or 1.0
+            result[i, start : start + step] = np.round(part / scale) * scale
+    return result.reshape(weight.shape)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", [(6, 64), (5, 40), (4, 3, 3, 3), (3, 7)])
+def test_equals_the_formula(bits, shape):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    wanted = reference(weight.numpy(), bits)
+    np.testing.assert_allclose(fake_quantize(weight, bits), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounding_twice_changes_nothing_more(bits):
+    once = fake_quantize(torch.randn(8, 64), bits)
+    torch.testing.assert_close(fake_quantize(once, bits), once, rtol=1e-6, atol=1e-7)
+
+
+def test_few_values_are_left():
+    rounded = fake_quantize(torch.randn(1, GROUP), 4)
+    assert len(rounded.unique()) <= 15
+
+
+def test_gradient_passes_straight_through():
+    weight = torch.randn(4, 40, requires_grad=True)
+    fake_quantize(weight, 4).mul(torch.arange(40)).sum().backward()
+    torch.testing.assert_close(weight.grad, torch.arange(40.0).expand(4, 40))
+
+
+def test_zeros_stay_zeros():
+    assert not fake_quantize(torch.zeros(2, 32), 4).any()
+
+
+def test_32_bits_are_the_weights_themselves():
+    weight = torch.randn(2, 2)
+    assert fake_quantize(weight, 32) is weight
+
+
+def test_unknown_bits():
+    with pytest.raises(SpaceError, match="one of 4, 8, 32: got 5"):
+        fake_quantize(torch.zeros(2, 2), 5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "bits", "wanted"),
+    [
+        ((64, 128), 32, 64 * 128 * 4),
+        ((64, 128), 8, 64 * 128 + 64 * 4),
+        ((64, 128), 4, 64 * 64 + 64 * 4 * 4),
+        ((3, 33), 4, 50 + 3 * 2 * 4),  # half bytes round up, and so do groups
+        ((10,), 32, 40),
+        ((), 32, 4),
+    ],
+)
+def test_payload(shape, bits, wanted):
+    assert payload_bytes(shape, bits) == wanted
+
+
+@dataclass(frozen=True)
+class Bits:
+    weight: int
+
+
+@dataclass(frozen=True)
+class Part:
+    bits: Bits
+
+
+@dataclass(frozen=True)
+class Net:
+    mixer: Part
+    parts: tuple[Part, ...]
+
+
+def test_bits_follow_the_path():
+    net = Net(Part(Bits(8)), (Part(Bits(4)), Part(Bits(32))))
+    assert bits_by_path(net, "mixer.q.weight") == 8
+    assert bits_by_path(net, "parts.0.inner.deep.weight") == 4
+    assert bits_by_path(net, "parts.1.weight") == 32
+    assert bits_by_path(net, "mixer.q.bias") == 32
+    assert bits_by_path(net, "elsewhere.weight") == 32
+    assert bits_by_path(net, "parts.7.weight") == 32

@@ -1,0 +1,150 @@
+"""Splits, tallies, and other people's arrays."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nas.errors import DataError
+from nas.tasks import SPLITS, Batch, Metric, RandomAffine, Tally, digits, from_arrays, from_npz
+
+
+@pytest.fixture(scope="module")
+def task():
+    return digits()
+
+
+def test_splits_are_apart_and_whole(task):
+    parts = [set(task.splits[s].tolist()) for s in SPLITS]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 1797
+    assert [round(len(p) / 1797, 2) for p in parts] == [0.55, 0.15, 0.1, 0.2]
+
+
+def test_normalised_by_train_alone(task):
+    seen = task.images[task.splits["train"]]
+    assert abs(seen.mean()) < 1e-4
+    assert abs(seen.std() - 1) < 1e-4
+
+
+def test_train_is_shuffled_and_augmented_by_seed_and_epoch(task):
+    def first(**kw):
+        return next(iter(task.batches("train", **kw)))
+
+    a, b, c = first(seed=1, epoch=2), first(seed=1, epoch=2), first(seed=1, epoch=3)
+    assert torch.equal(a.inputs[0], b.inputs[0])
+    assert not torch.equal(a.targets, c.targets)
+
+
+def test_other_splits_come_in_order_and_plain(task):
+    labels = torch.cat([b.targets for b in task.batches("select", seed=3, epoch=9)])
+    assert torch.equal(labels, torch.from_numpy(task.labels[task.splits["select"]]))
+
+
+def test_parts_make_the_whole(task):
+    parts = [b for i in range(2) for b in task.batches("search", part=(i, 2))]
+    assert sum(len(b.targets) for b in parts) == len(task.splits["search"])
+    counts = sum(torch.bincount(b.targets, minlength=10) for b in parts)
+    assert counts.tolist() == np.bincount(task.labels[task.splits["search"]], minlength=10).tolist()
+
+
+def test_tallies_of_parts_add_up():
+    values = torch.rand(100)
+    whole, parts = Tally.of(values), Tally.of(values[:30]) + Tally.of(values[30:])
+    assert parts.n == 100
+    assert parts.mean == pytest.approx(float(values.mean()), rel=1e-6)
+    assert parts.std_error == pytest.approx(float(values.std()) / 10, rel=1e-5)
+    assert whole.std_error == pytest.approx(parts.std_error)
+    assert math.isnan(Tally().mean)
+
+
+def test_accuracy(task):
+    batch = Batch((torch.zeros(4),), torch.tensor([0, 1, 2, 3]))
+    outputs = torch.eye(10)[[0, 1, 2, 9]]
+    tally = task.tallies(outputs, batch)["accuracy"]
+    assert tally.mean == 75
+    assert tally.std_error == pytest.approx(25)
+
+
+def test_wilson_interval_of_a_perfect_score_is_not_a_point():
+    from nas.evaluation import interval
+
+    low, high = interval(Tally.of(torch.full((100,), 100.0)), Metric("accuracy", "%", "maximize"))
+    assert 95 < low < 97
+    assert high == pytest.approx(100)
+
+
+def test_affine_keeps_shape_and_range():
+    images = torch.rand(5, 3, 8, 8)
+    moved = RandomAffine()(images, torch.Generator().manual_seed(0))
+    assert moved.shape == images.shape
+    assert not torch.equal(moved, images)
+    assert 0 <= float(moved.min()) <= float(moved.max()) <= 1
+    still = RandomAffine(0, 0, 0)(images, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(still, images, rtol=1e-4, atol=1e-4)
+
+
+class TestArrays:
+    labels = np.arange(40) % 4
+
+    @pytest.mark.parametrize(
+        ("shape", "wanted"),
+        [((40, 6, 6), (1, 6, 6)), ((40, 6, 6, 3), (3, 6, 6)), ((40, 3, 6, 6), (3, 6, 6))],
+    )
+    def test_layouts_of_images(self, tmp_path, shape, wanted):
+        np.savez(tmp_path / "a.npz", images=np.ones(shape, np.uint8), labels=self.labels)
+        task = from_npz(tmp_path / "a.npz")
+        assert (task.image_shape, task.classes) == (wanted, 4)
+
+    def test_own_test_set(self, tmp_path):
+        rng = np.random.default_rng(0)
+        images = rng.random((60, 6, 6))
+        np.savez(
+            tmp_path / "a.npz",
+            images=images[:40],
+            labels=self.labels,
+            test_images=images[40:],
+            test_labels=self.labels[:20],
+        )
+        task = from_npz(tmp_path / "a.npz")
+        assert sorted(task.splits["test"]) == list(range(40, 60))
+        assert max(max(task.splits[s]) for s in SPLITS[:3]) < 40
+
+    def test_fingerprint_follows_the_data(self):
+        images = np.random.default_rng(0).random((40, 6, 6))
+        a, b = from_arrays(images, self.labels), from_arrays(images + (images > 0.9), self.labels)
+        assert a.fingerprint == from_arrays(images, self.labels).fingerprint != b.fingerprint
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ({"images": np.ones((4, 6, 6))}, "must hold .'labels'."),
+            ({"images": np.ones((4, 6)), "labels": np.zeros(4, int)}, "must be numbers of shape"),
+            ({"images": np.ones((4, 6, 6)), "labels": np.zeros(3, int)}, "one per image"),
+            ({"images": np.ones((4, 6, 6)), "labels": np.zeros(4)}, "whole numbers"),
+            ({"images": np.full((40, 6, 6), np.nan), "labels": np.zeros(40, int)}, "finite"),
+            ({"images": np.ones((4, 6, 6)), "labels": np.zeros(4, int)}, "2 images or more"),
+            (
+                {
+                    "images": np.ones((4, 6, 6)),
+                    "labels": np.zeros(4, int),
+                    "test_images": np.ones((2, 6, 6)),
+                },
+                "or neither",
+            ),
+            ({"images": np.array([{}] * 4), "labels": np.zeros(4, int)}, "cannot be read"),
+        ],
+    )
+    def test_bad_arrays_are_named(self, tmp_path, arrays, message):
+        np.savez(tmp_path / "a.npz", **arrays)
+        with pytest.raises(DataError, match=message):
+            from_npz(tmp_path / "a.npz")
+
+    def test_bad_files_are_named(self, tmp_path):
+        with pytest.raises(DataError, match="no file"):
+            from_npz(tmp_path / "missing.npz")
+        (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 not a zip")
+        with pytest.raises(DataError, match="must be an .npz"):
+            from_npz(tmp_path / "bad.npz")
