@@ -16,6 +16,8 @@ from rich.progress import (
 )
 
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console = Console(highlight=False, soft_wrap=True, width=120)  # logs have room
 
 
 class Bar:
@@ -29,8 +31,8 @@ class Bar:
     def advance(self, note: str | None = None, steps: int = 1) -> None:
         self._done += steps
         self._progress.update(self._task, advance=steps, **({} if note is None else {"note": note}))
-        tenth = max(1, self._total // 4)
-        if not console.is_terminal and self._done % tenth < steps and self._done < self._total:
+        quarter = max(1, self._total // 4)
+        if not console.is_terminal and self._done % quarter < steps and self._done < self._total:
             console.print(f"  {self._title} {self._done}/{self._total} {note or ''}".rstrip())
 
 

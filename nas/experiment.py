@@ -218,9 +218,9 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
 
 def available() -> list[str]:
     """Names of the experiments that come along."""
-    import experiments
-
-    folder = Path(next(iter(experiments.__path__)))
+    spec = importlib.util.find_spec("experiments")
+    assert spec and spec.submodule_search_locations
+    folder = Path(next(iter(spec.submodule_search_locations)))
     return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
 
 

@@ -70,13 +70,11 @@ def hypervolume(costs: np.ndarray, scale: Scale) -> float:
     """Volume that `costs` (n, objectives) dominate between them and `REFERENCE`, on `scale`.
 
     At most `REFERENCE ** objectives`, unless a cost beats the ideal. Rows beyond the reference in
-    any axis dominate nothing in the box and are left out.
+    any axis dominate nothing in the box and add nothing.
     """
-    normalised = scale.normalise(np.asarray(costs, dtype=float).reshape(-1, len(scale.ideal)))
-    inside = normalised[(normalised < REFERENCE).all(axis=1)]
-    if not len(inside):
-        return 0.0
-    return float(HV(ref_point=np.full(inside.shape[1], REFERENCE))(inside))
+    axes = len(scale.ideal)
+    normalised = scale.normalise(np.asarray(costs, dtype=float).reshape(-1, axes))
+    return float(HV(ref_point=np.full(axes, REFERENCE))(normalised))
 
 
 class Front:

@@ -206,7 +206,8 @@ def build(architecture: HierarchicalTransformer) -> nn.Module:
     """The plain module of an architecture."""
     widths = [stage.width for stage in architecture.stages]
     stages = [
-        build_stage(previous, stage) for previous, stage in zip([None, *widths], architecture.stages)
+        build_stage(previous, stage)
+        for previous, stage in zip([None, *widths[:-1]], architecture.stages, strict=True)
     ]
     return Network(build_stem(architecture), stages, widths[-1], architecture.classes)
 
@@ -256,29 +257,58 @@ def costs(space: Space, image_side: int) -> Additive:
 
     Each part is built without weights and counted once per distinct choice (`nas.devices.costs`).
     """
+    return Additive(
+        space,
+        {
+            HierarchicalTransformer: EndCosts(image_side),
+            Stage: EntryCosts(image_side),
+            Block: BlockCosts(image_side),
+        },
+    )
 
-    def counted(module: nn.Module, side: int, width: int) -> np.ndarray:
-        return count(module, torch.empty(1, side, side, width, device="meta"))
 
-    def ends(architecture: HierarchicalTransformer, _: Context) -> np.ndarray:
-        image = torch.empty(1, architecture.channels, image_side, image_side, device="meta")
-        last = image_side // architecture.stem.patch // 2 ** (len(architecture.stages) - 1)
+@dataclass(frozen=True)
+class EndCosts:
+    """Of stem and head."""
+
+    image_side: int
+
+    def __call__(self, architecture: HierarchicalTransformer, _: Context) -> np.ndarray:
+        image = (1, architecture.channels, self.image_side, self.image_side)
+        last = self.image_side // architecture.stem.patch // 2 ** (len(architecture.stages) - 1)
         width = architecture.stages[-1].width
         with torch.device("meta"):
             stem, head = build_stem(architecture), Head(width, architecture.classes)
-        return count(stem, image) + counted(head, last, width)
+        return _counted(stem, *image) + _counted(head, 1, last, last, width)
 
-    def entry(stage: Stage, at: Context) -> np.ndarray:
-        i, side = at.index("stages"), map_side(image_side, at)
+
+@dataclass(frozen=True)
+class EntryCosts:
+    """Of the change of resolution and the position encoding before a stage."""
+
+    image_side: int
+
+    def __call__(self, stage: Stage, at: Context) -> np.ndarray:
+        i, side = at.index("stages"), map_side(self.image_side, at)
         previous = at.root.stages[i - 1].width if i else None
         with torch.device("meta"):
             module = build_entry(previous, stage.width)
-        return counted(module, side if i == 0 else 2 * side, previous or stage.width)
+        before = side if previous is None else 2 * side
+        return _counted(module, 1, before, before, previous or stage.width)
 
-    def body(block: Block, at: Context) -> np.ndarray:
-        width = at.parent.width
+
+@dataclass(frozen=True)
+class BlockCosts:
+    """Of one block."""
+
+    image_side: int
+
+    def __call__(self, block: Block, at: Context) -> np.ndarray:
+        side, width = map_side(self.image_side, at), at.parent.width
         with torch.device("meta"):
             module = build_block(width, block)
-        return counted(module, map_side(image_side, at), width)
+        return _counted(module, 1, side, side, width)
 
-    return Additive(space, {HierarchicalTransformer: ends, Stage: entry, Block: body})
+
+def _counted(module: nn.Module, *shape: int) -> np.ndarray:
+    return count(module, torch.empty(shape, device="meta"))

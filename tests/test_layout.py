@@ -25,7 +25,8 @@ def test_merged_axes_keep_their_roles():
 
 def test_centred_axes_keep_offsets():
     table = torch.arange(-6, 7)[None]
-    assert cut("b", table, Layout((1, 13), (1,)), Layout((1, 5), (1,)), (1, 5)).tolist() == [[-2, -1, 0, 1, 2]]
+    middle = cut("b", table, Layout((1, 13), (1,)), Layout((1, 5), (1,)), (1, 5))
+    assert middle.tolist() == [[-2, -1, 0, 1, 2]]
 
 
 @pytest.mark.parametrize(

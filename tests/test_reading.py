@@ -71,6 +71,12 @@ def test_device_names_may_hold_dots(tmp_path: Path) -> None:
     assert view.device_of("random.other.box") == "other.box"
 
 
+def test_random_search_comes_last(tmp_path: Path) -> None:
+    names = ("random.pi4", "nsga2.pi4", "nsga2.other")
+    view = RunView(tmp_path, devices={"pi4": {}}, trials=[{"search": name} for name in names])
+    assert view.searches_of("pi4") == ("nsga2.pi4", "random.pi4")
+
+
 def test_hypervolume_grows_and_random_search_is_behind(finished_run: Path) -> None:
     view = read_run(finished_run)
     curves = {s: hypervolumes(view, s) or [] for s in view.searches_of("onnxruntime")}

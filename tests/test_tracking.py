@@ -116,7 +116,8 @@ class TestTrials:
         tracker.trial(failed(1), 0.1)
         tracker.trial(trial(2), 0.2)
         tracker.finish()
-        assert [step for step, _ in steps(tracker, "nsga2.pi4/accuracy")] == [0, 2]
+        for name in ("accuracy", "hypervolume"):
+            assert [step for step, _ in steps(tracker, f"nsga2.pi4/{name}")] == [0, 2]
 
     def test_show_while_the_search_runs(
         self, start: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,59 +17,53 @@ from torch.utils.flop_counter import flop_registry
 Floats = npt.NDArray[np.float64]
 
 FEATURES: tuple[str, ...] = (
-    "products",  # matrix-product kernels; batched ones count once
-    "product_matrices",  # single products inside the batched ones: windows × heads in attention
-    "product_mmacs",
+    "products",  # matrix products with weights
+    "products_mmacs",
+    "batched_products",  # of activations with activations, as in attention
+    "batched_products_mmacs",
+    "batched_products_matrices",  # the single products inside: windows × heads
     "convolutions",
-    "convolution_mmacs",
+    "convolutions_mmacs",
     "weight_kelements",  # weights of products and convolutions, which have to be read
     "norms",
     "softmaxes",
     "elementwise",  # everything else that computes: sums, scalings, activations, means
-    "copies",  # everything that moves: permuted, rolled, padded, joined, gathered
-    "moved_kelements",  # outputs of the last four kinds
+    "copies",  # permuted, gathered, made contiguous
+    "joins",  # put together from pieces: rolled, padded, concatenated
+    "moved_kelements",  # outputs of the last five kinds
 )
 """What `count` counts: kernels by kind, 10^6 multiply-accumulates, 10^3 elements. All additive: the
 features of a network are the sums of those of its parts."""
 
 _aten = torch.ops.aten
-_PRODUCTS = {_aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm}
-_BATCHED = {_aten.bmm, _aten.baddbmm}
-_KINDS = {
-    **dict.fromkeys((_aten.convolution, _aten._convolution), "convolutions"),
-    **dict.fromkeys(_PRODUCTS, "products"),
-    **dict.fromkeys(
-        (
-            _aten.native_layer_norm,
-            _aten.native_batch_norm,
-            _aten._native_batch_norm_legit_no_training,
-            _aten.native_group_norm,
-        ),
-        "norms",
+_BY_KIND: dict[str, tuple[Any, ...]] = {
+    "products": (_aten.mm, _aten.addmm),
+    "batched_products": (_aten.bmm, _aten.baddbmm),
+    "convolutions": (_aten.convolution,),
+    "norms": (
+        _aten.native_layer_norm,
+        _aten.native_batch_norm,
+        _aten._native_batch_norm_legit_no_training,
+        _aten.native_group_norm,
     ),
-    **dict.fromkeys((_aten._softmax, _aten._safe_softmax, _aten._log_softmax), "softmaxes"),
-    # A runtime that follows the graph, as ONNX Runtime does, carries a permutation out on the spot;
-    # PyTorch only notes it, and copies later. Both ways the cost comes with the permutations.
-    **dict.fromkeys(
-        (
-            _aten.permute,
-            _aten.transpose,
-            _aten.clone,
-            _aten.copy_,
-            _aten.roll,
-            _aten.cat,
-            _aten.stack,
-            _aten.constant_pad_nd,
-            _aten.index,
-            _aten.index_select,
-            _aten.gather,
-            _aten.embedding,
-            _aten.im2col,
-            _aten.repeat,
-        ),
-        "copies",
+    "softmaxes": (_aten._softmax, _aten._safe_softmax, _aten._log_softmax),
+    # A runtime that follows the graph, as ONNX Runtime does, permutes on the spot; PyTorch takes note
+    # and copies later. Both ways the cost comes with the permutations.
+    "copies": (
+        _aten.permute,
+        _aten.transpose,
+        _aten.clone,
+        _aten.copy_,
+        _aten.index,
+        _aten.index_select,
+        _aten.gather,
+        _aten.embedding,
+        _aten.im2col,
+        _aten.repeat,
     ),
+    "joins": (_aten.roll, _aten.cat, _aten.stack, _aten.constant_pad_nd),
 }
+_KIND = {kernel: kind for kind, kernels in _BY_KIND.items() for kernel in kernels}
 # Another look at the same memory, and allocation: too cheap to count.
 _FREE = {
     _aten.view,
@@ -89,7 +82,7 @@ _FREE = {
     _aten.lift_fresh,
     _aten.empty,
 }
-_MOVED = ("norms", "softmaxes", "elementwise", "copies")
+_WITH_MACS = ("products", "batched_products", "convolutions")
 
 
 def count(module: nn.Module, *example: Tensor) -> Floats:
@@ -144,17 +137,17 @@ class _Counting(TorchDispatchMode):
         return out
 
     def _add(
-        self, kernel: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+        self, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
     ) -> None:
-        kind = _KINDS.get(kernel, "elementwise")
+        kind = _KIND.get(kernel, "elementwise")
         self.total[kind] += 1
-        if kind in _MOVED:
+        if kind not in _WITH_MACS:
             self.total["moved_kelements"] += out.numel() / 1e3
             return
         flops = flop_registry[kernel](*args, **kwargs, out_val=out)
-        self.total[f"{kind[:-1]}_mmacs"] += flops / 2e6
-        if kernel in _BATCHED:
-            self.total["product_matrices"] += out.shape[0]
+        self.total[f"{kind}_mmacs"] += flops / 2e6
+        if kind == "batched_products":
+            self.total["batched_products_matrices"] += out.shape[0]
         weights = (x for x in _tensors(args) if id(x) not in self._live)
         self.total["weight_kelements"] += sum(x.numel() for x in weights) / 1e3
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import ExportError, RunError
-from nas.export import FORMATS, card, export_subnet
+from nas.export.card import card
+from nas.export.subnet import FORMATS, export_subnet
 from nas.objectives import Objective
 from nas.phases.run import Run
 from nas.phases.verify import Entry, find_trial, verify_trials

@@ -23,7 +23,8 @@ from nas.objectives import Objective
 from nas.rundir import RunDirectory, file_hash
 from nas.settings import differences, parse_assignments
 from nas.supernet import Supernet
-from nas.tracking import Tracker, check_reachable
+from nas.tracking import Tracker
+from nas.tracking.reach import check_reachable
 from nas.training import load_tensors
 
 # What a run may be continued with though it was begun otherwise: none of it touches a result.

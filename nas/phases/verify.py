@@ -126,9 +126,7 @@ def _verify(run: Run, device: Device, trials: Sequence[Trial]) -> list[Entry]:
 def _measure(run: Run, device: Device, modules: Sequence[torch.nn.Module]) -> Measured:
     """Times modules together with some that were profiled, so that a slower hour shows as drift."""
     experiment, profile = run.experiment, run.profile(device)
-    steps = np.linspace(0, len(profile.samples) - 1, REFERENCES).round().astype(int)
-    ordered = sorted(profile.samples, key=lambda s: s.latency_ms)
-    references = [ordered[i] for i in dict.fromkeys(steps.tolist())]
+    references = profile.references(REFERENCES)
     built = [experiment.build(experiment.space.from_json(s.architecture)) for s in references]
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -74,7 +74,7 @@ def separation(entries: Iterable[Record], shown: Roles) -> str:
     if not pairs:
         return ""
     apart = sum(
-        b["measured"] - a["measured"] > a["std_error"] * 0.9 for a, b in pairs
+        b["measured"] - a["measured"] > math.hypot(a["std_error"], b["std_error"]) for a, b in pairs
     )
     ends = ordered[-1]["measured"] - ordered[0]["measured"]
     error = math.hypot(ordered[0]["std_error"], ordered[-1]["std_error"])
