@@ -61,16 +61,12 @@ def _numbers(view: RunView, trial: Record | None, entry: Record | None) -> Compo
     predicted = trial["objectives"] if trial else {}
     figures = entry["objectives"] if entry else {}
     names = dict.fromkeys([*predicted, *figures])
-    rows = [
-        _row(named(view, name), predicted.get(name), figures.get(name, {}), trial) for name in names
-    ]
+    rows = [_row(named(view, name), predicted.get(name), figures.get(name, {}), trial) for name in names]
     head = html.Tr([html.Th(""), html.Th("predicted"), html.Th("measured")])
     return html.Table([html.Thead(head), html.Tbody(rows)])
 
 
-def _row(
-    objective: Objective, predicted: float | None, figures: Record, trial: Record | None
-) -> Component:
+def _row(objective: Objective, predicted: float | None, figures: Record, trial: Record | None) -> Component:
     before = number(figures.get("predicted", predicted))
     accuracy = objective.name.partition(".")[0] == "accuracy"
     if accuracy and trial and trial.get("std_error") is not None:

@@ -42,10 +42,8 @@ def create_app(run_dir: Path | str) -> Dash:
     Raises:
         RunError: there is no such directory.
     """
-    if False:
-        raise RunError(
-            f"A run directory must exist: got {run_dir}. `nas run EXPERIMENT` makes one."
-        )
+    if not Path(run_dir).is_dir():
+        raise RunError(f"A run directory must exist: got {run_dir}. `nas run EXPERIMENT` makes one.")
     explorer = Explorer(LiveRun(run_dir))
     name = explorer.live.view.name
     app = Dash(
@@ -73,9 +71,9 @@ class Explorer:
         shown = (version, device, Input("searches", "value"))
         axes = (Input("x", "value"), Input("y", "value"))
         selected = Input("selected", "data")
-        app.callback(
-            Output("version", "data"), Input("tick", "n_intervals"), State("version", "data")
-        )(self.look)
+        app.callback(Output("version", "data"), Input("tick", "n_intervals"), State("version", "data"))(
+            self.look
+        )
         app.callback(Output("status", "children"), version)(self.status)
         app.callback(
             Output("device", "options"),
@@ -84,11 +82,7 @@ class Explorer:
             State("device", "value"),
         )(self.devices)
         app.callback(
-            *(
-                Output(name, part)
-                for name in ("searches", "x", "y")
-                for part in ("options", "value")
-            ),
+            *(Output(name, part) for name in ("searches", "x", "y") for part in ("options", "value")),
             version,
             device,
             State("searches", "options"),
@@ -116,9 +110,7 @@ class Explorer:
             parts.append(f"{self.live.unreadable} unreadable lines in trials.jsonl")
         if not failed:
             return [" · ".join(parts)]
-        errors = [
-            f"{t['search']} no. {t['number']}: {t.get('error')}" for t in failed[-SHOWN_ERRORS:]
-        ]
+        errors = [f"{t['search']} no. {t['number']}: {t.get('error')}" for t in failed[-SHOWN_ERRORS:]]
         return [
             " · ".join(parts),
             html.Details([html.Summary("last errors"), html.Pre("\n".join(errors))]),
@@ -166,9 +158,7 @@ class Explorer:
             return _waiting(view.path)
         return live_front(view, device, searches or (), named(view, x), named(view, y), selected)
 
-    def hypervolume(
-        self, _version: int, device: str | None, searches: Sequence[str] | None
-    ) -> go.Figure:
+    def hypervolume(self, _version: int, device: str | None, searches: Sequence[str] | None) -> go.Figure:
         """The searches' progress."""
         view = self.live.view
         return live_hypervolume(view, device, searches or ()) if device else _waiting(view.path)

@@ -53,9 +53,7 @@ def page_layout(name: str) -> html.Div:
             dcc.Interval(id="tick", interval=REFRESH_MS),
             dcc.Store(id="version", data=-1),
             dcc.Store(id="selected"),
-            html.Header(
-                html.Div([html.H1(name), html.P(id="status", className="muted")]), className="top"
-            ),
+            html.Header(html.Div([html.H1(name), html.P(id="status", className="muted")]), className="top"),
             html.Main(
                 [html.Div(plots), html.Aside(id="detail", className="card detail")],
                 className="explorer",

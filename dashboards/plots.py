@@ -13,6 +13,7 @@ from nas.reading import (
     RunView,
     having,
     hypervolumes,
+    is_bounds,
     nondominated_trials,
     point,
     staircase,
@@ -45,9 +46,7 @@ def live_front(
         hovermode="closest",
     )
     ordered = [s for s in reversed(view.searches_of(device)) if s in searches]
-    colours = dict(
-        zip(view.searches_of(device), search_colours(view.searches_of(device)), strict=True)
-    )
+    colours = dict(zip(view.searches_of(device), search_colours(view.searches_of(device)), strict=True))
     for search in ordered:
         made.add_traces(_search_traces(view, search, colours[search], x, y))
     made.add_traces(_verified_traces(view.front_of(device), x, y))
@@ -70,8 +69,9 @@ def live_hypervolume(view: RunView, device: str, searches: Sequence[str]) -> go.
     )
     names = view.searches_of(device)
     for search, colour in zip(names, search_colours(names), strict=True):
-        curve = (hypervolumes(view, search) if search in searches else None) or []
-        if curve:
+        if search not in searches or is_bounds(search):
+            continue
+        if curve := hypervolumes(view, search):
             line = {"color": colour, "width": 2.5, "shape": "hv"}
             tried, volume = zip(*curve, strict=True)
             made.add_scatter(x=tried, y=volume, mode="lines", name=escape(search), line=line)
@@ -80,9 +80,7 @@ def live_hypervolume(view: RunView, device: str, searches: Sequence[str]) -> go.
     return made
 
 
-def _search_traces(
-    view: RunView, search: str, colour: str, x: Objective, y: Objective
-) -> list[go.Scatter]:
+def _search_traces(view: RunView, search: str, colour: str, x: Objective, y: Objective) -> list[go.Scatter]:
     """All trials faintly, those that none dominates in all objectives strongly, their edge."""
     trials = having((x, y), view.complete(search))
     objectives = view.objectives_of(view.device_of(search))
@@ -168,11 +166,7 @@ def _ring(made: go.Figure, selected: str) -> list[go.Scatter]:
         return []
     marker = {"symbol": "circle-open", "size": 20, "color": INK, "line": {"width": 2}}
     across, up = zip(*places, strict=True)
-    return [
-        go.Scatter(
-            x=across, y=up, mode="markers", marker=marker, hoverinfo="skip", showlegend=False
-        )
-    ]
+    return [go.Scatter(x=across, y=up, mode="markers", marker=marker, hoverinfo="skip", showlegend=False)]
 
 
 def _place(trial: Record, x: Objective, y: Objective) -> tuple[float, float]:

@@ -218,10 +218,10 @@ def dashboard(
     explorer.serve(run, port=port)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Entry point: errors that a user can mend are one message and exit code 2."""
     try:
-        app(standalone_mode=True)
+        app(arguments)
     except NasError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -70,11 +70,8 @@ class RunView:
         return tuple(sorted(names, key=is_random))
 
     def objectives_of(self, device: str) -> tuple[Objective, ...]:
-        """The objectives that matter on `device`: all but those of other devices."""
-        others = [d for d in self.device_names if d != device]
-        return tuple(
-            o for o in self.objectives if not any(o.name.endswith(f".{d}") for d in others)
-        )
+        """The objectives that matter on `device`: its own, whose names end in its, and common ones."""
+        return tuple(o for o in self.objectives if o.name.partition(".")[2] in ("", device))
 
     def complete(self, search: str) -> list[Record]:
         """The complete trials of `search`, in order of their numbers."""
@@ -168,8 +165,13 @@ def staircase(points: Iterable[Point], x: Objective, y: Objective) -> list[Point
 
 
 def is_random(search: str) -> bool:
-    """Whether a search is the random one that others are compared with, by its name."""
-    return search.partition(".")[0].startswith("random")
+    """Whether its candidates are drawn at random: the yardstick, and the sample that fixes the scale."""
+    return search.startswith("random") or is_bounds(search)
+
+
+def is_bounds(search: str) -> bool:
+    """Whether this is the sample that fixes the scale before a search, and no search itself."""
+    return search.partition(".")[0] == "bounds"
 
 
 def title(objective: Objective) -> str:
@@ -211,9 +213,7 @@ def _read_json(path: Path, missing: Any) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(
-            f"{path} must be JSON, but {error}. Run the phase that writes it again."
-        ) from None
+        raise RunError(f"{path} must be JSON, but {error}. Run the phase that writes it again.") from None
 
 
 def _read_history(path: Path) -> list[Record]:

@@ -93,9 +93,7 @@ def _macs(architecture: dict[str, Any]) -> float:
     return macs
 
 
-def _figures(
-    architecture: dict[str, Any], device: str, rng: np.random.Generator
-) -> dict[str, float]:
+def _figures(architecture: dict[str, Any], device: str, rng: np.random.Generator) -> dict[str, float]:
     macs = _macs(architecture)
     accuracy = 98 - 24 * math.exp(-macs / 3_000) + rng.normal(0, 0.8)
     latency = DEVICES[device] * (0.03 + macs / 40_000) * rng.lognormal(0, 0.12)
@@ -140,9 +138,7 @@ def _trials(search: str, n: int, rng: np.random.Generator) -> list[dict[str, Any
     return trials
 
 
-def _finalists(
-    device: str, trials: list[dict[str, Any]], rng: np.random.Generator
-) -> list[dict[str, Any]]:
+def _finalists(device: str, trials: list[dict[str, Any]], rng: np.random.Generator) -> list[dict[str, Any]]:
     ours = [t for t in trials if t["search"] == f"nsga2.{device}" and t["state"] == "complete"]
     latency = f"latency_ms.{device}"
     ours.sort(key=lambda t: t["objectives"][latency])
@@ -258,9 +254,7 @@ def _experiment() -> dict[str, Any]:
         "machine": {"cpu": "x86-64", "cores": 2},
         "source": {"path": "experiments/digits.py", "sha256": "ab" * 32},
         "space": {"fingerprint": "ba9876543210", "size": 31_381_059_609},
-        "objectives": [
-            dict(zip(("name", "unit", "direction"), o, strict=True)) for o in objectives
-        ],
+        "objectives": [dict(zip(("name", "unit", "direction"), o, strict=True)) for o in objectives],
         "scales": {
             device: {
                 "ideal": [-99.6, 0.03 * slower, 5_000],

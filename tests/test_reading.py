@@ -39,8 +39,17 @@ def test_reads_every_file(finished_run: Path) -> None:
 def test_takes_what_there_is(tmp_path: Path) -> None:
     view = read_run(tmp_path)
     assert (view.trials, view.front, view.devices, view.history) == ([], [], {}, [])
-    assert view.objectives == () and view.device_names == ()
+    assert view.objectives == ()
+    assert view.device_names == ()
     assert roles(view.objectives, "pi4") is None
+
+
+def test_objectives_of_devices_that_were_not_used_yet_stay_out(run_dir: Path) -> None:
+    path = run_dir / "experiment.json"
+    experiment = json.loads(path.read_text())
+    experiment["objectives"].append({"name": "latency_ms.tpu", "unit": "ms", "direction": "minimize"})
+    path.write_text(json.dumps(experiment))
+    assert len(read_run(run_dir).objectives_of("pi4")) == 3
 
 
 def test_leaves_out_lines_that_are_being_written(run_dir: Path) -> None:

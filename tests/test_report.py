@@ -22,7 +22,7 @@ from nas.report.figures import (
     training_figure,
 )
 from nas.report.front import front_figure, hover
-from nas.report.style import MARKER_PIXELS, RANDOM, marker_sizes
+from nas.report.style import GRID, MARKER_PIXELS, RANDOM, marker_sizes
 from nas.report.tables import finalists_table, number, separation
 
 ACCURACY = Objective("accuracy", "%", "maximize")
@@ -44,7 +44,8 @@ def words(page: str) -> str:
 
 class TestPage:
     def test_needs_no_network(self, page: str) -> None:
-        assert "Plotly.newPlot" in page and len(page) > 3_000_000  # plotly.js is inside
+        assert "Plotly.newPlot" in page
+        assert len(page) > 3_000_000
         assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
 
     def test_has_a_section_for_each_device(self, page: str) -> None:
@@ -135,10 +136,19 @@ class TestFigures:
         assert made is not None
         assert [t.name for t in made.data] == ["nsga2.pi4", "random.pi4"]
 
+    def test_hypervolume_leaves_out_the_sample_that_fixes_the_scale(self, run_dir: Path) -> None:
+        log = run_dir / "trials.jsonl"
+        log.write_text(log.read_text().replace('"random.', '"bounds.'))
+        made = hypervolume_figure(read_run(run_dir), "pi4")
+        assert made is not None
+        assert [t.name for t in made.data] == ["nsga2.pi4"]
+
     def test_training_shows_loss_and_both_extremes(self, finished_run: Path) -> None:
         made = training_figure(read_run(finished_run).history)
         assert made is not None
         assert [t.name for t in made.data] == ["loss", "largest", "smallest"]
+        assert made.layout.xaxis.domain[1] < made.layout.xaxis2.domain[0]  # side by side
+        assert made.layout.yaxis2.gridcolor == GRID
 
     def test_marker_areas_grow_linearly(self) -> None:
         small, middle, large = marker_sizes([10.0, 20.0, 30.0])
@@ -149,7 +159,9 @@ class TestFigures:
     def test_hover_tells_the_architecture(self, finished_run: Path) -> None:
         entry = read_run(finished_run).front[0]
         text = hover(entry, (ACCURACY,)).replace("\u00a0", " ")
-        assert entry["id"] in text and "stages.0: Stage(" in text and "measured" in text
+        assert entry["id"] in text
+        assert "stages.0: Stage(" in text
+        assert "measured" in text
 
 
 class TestTables:
@@ -183,7 +195,8 @@ class TestPicture:
     def test_is_a_png_of_readable_size(self, run_dir: Path) -> None:
         path = render_front_png(run_dir, "pi4")
         assert path == run_dir / "front.png"
-        assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 20_000
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size > 20_000
 
     def test_works_before_anything_is_verified(self, run_dir: Path) -> None:
         (run_dir / "front.json").unlink()

@@ -152,9 +152,7 @@ class TestResume:
         second.finish()
         assert client.get_run(second.run_id).info.status == "FINISHED"
 
-    def test_fills_in_what_is_missing_and_duplicates_nothing(
-        self, start: Callable[..., Tracker]
-    ) -> None:
+    def test_fills_in_what_is_missing_and_duplicates_nothing(self, start: Callable[..., Tracker]) -> None:
         first = start()
         track(first, range(40))
         first.finish("KILLED")  # and trials 40 to 49 reached the log alone
@@ -164,9 +162,7 @@ class TestResume:
         for name in ("accuracy", "best_accuracy", "hypervolume", "size_bytes"):
             assert [s for s, _ in steps(second, f"nsga2.pi4/{name}")] == list(range(60))
 
-    def test_remembers_the_best_accuracy_without_a_replay(
-        self, start: Callable[..., Tracker]
-    ) -> None:
+    def test_remembers_the_best_accuracy_without_a_replay(self, start: Callable[..., Tracker]) -> None:
         first = start()
         first.trial(trial(0, 99.0), 0.1)
         first.finish()
@@ -190,9 +186,7 @@ class TestResume:
         ]
         assert json.loads(rows[2]["architecture"]) == {"type": "Net", "width": 2}
 
-    def test_keeps_old_parameters_and_notes_changed_ones(
-        self, start: Callable[..., Tracker]
-    ) -> None:
+    def test_keeps_old_parameters_and_notes_changed_ones(self, start: Callable[..., Tracker]) -> None:
         first = start(trials=100, seed=0)
         first.finish()
         second = start(first.run_id, trials=200, seed=0, parallel=8)
@@ -231,9 +225,7 @@ class TestChildren:
         measured = entry["objectives"]["latency_ms.onnxruntime"]["measured"]
         assert child.data.metrics["latency_ms.onnxruntime/measured"] == pytest.approx(measured)
 
-    def test_keep_the_split_test_out(
-        self, start: Callable[..., Tracker], entry: dict[str, Any]
-    ) -> None:
+    def test_keep_the_split_test_out(self, start: Callable[..., Tracker], entry: dict[str, Any]) -> None:
         tracker = start()
         tracker.child(entry)
         (child,) = children(tracker)
@@ -249,9 +241,7 @@ class TestChildren:
         second.child(entry | {"device": "pi4"})
         assert len(children(second)) == 2
         for child in children(second):
-            history = MlflowClient(second.uri).get_metric_history(
-                child.info.run_id, "accuracy/measured"
-            )
+            history = MlflowClient(second.uri).get_metric_history(child.info.run_id, "accuracy/measured")
             assert len(history) == 1
 
 
@@ -265,9 +255,7 @@ class TestServer:
                 Tracker.start(uri, "digits", "first", {})
             assert time.perf_counter() - begin < 6
 
-    def test_that_is_silent_is_an_error_within_seconds(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_that_is_silent_is_an_error_within_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("nas.tracking.reach.ANSWER_SECONDS", 0.3)
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
@@ -298,9 +286,7 @@ class TestServer:
             Tracker.start(uri, "digits", "first", {})
 
     def test_a_file_that_is_no_database_is_an_error(self, tmp_path: Path) -> None:
-        (tmp_path / "notes.db").write_text(
-            "not a database, but long enough to be taken for one" * 9
-        )
+        (tmp_path / "notes.db").write_text("not a database, but long enough to be taken for one" * 9)
         with pytest.raises(TrackingError, match="not a database"):
             Tracker.start(f"sqlite:///{tmp_path}/notes.db", "digits", "first", {})
 

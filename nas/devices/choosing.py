@@ -28,9 +28,7 @@ class SampledSpace(Protocol):
     def crossover(self, a: Genes, b: Genes, rng: np.random.Generator) -> Genes: ...
 
 
-def choose(
-    space: SampledSpace, features: Callable[[Genes], Floats], n: int, seed: int = 0
-) -> list[Any]:
+def choose(space: SampledSpace, features: Callable[[Genes], Floats], n: int, seed: int = 0) -> list[Any]:
     """The smallest architecture, the largest, and others that cover the range of MACs between them.
 
     Random architectures gather in the middle of the range, a search goes to its ends. So the pool

@@ -136,9 +136,7 @@ class _Counting(TorchDispatchMode):
                 self._add(kernel, args, kwargs, outputs[0])
         return out
 
-    def _add(
-        self, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
-    ) -> None:
+    def _add(self, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
         kind = _KIND.get(kernel, "elementwise")
         self.total[kind] += 1
         if kind not in _WITH_MACS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +31,19 @@ class LatencyModel:
         names: of the features.
         coefficients: ms per unit of each.
         constant: ms of a model that does nothing.
+
+    Raises:
+        DeviceError: a price that is negative or no number.
     """
 
     names: tuple[str, ...]
     coefficients: tuple[float, ...]
     constant: float
+
+    def __post_init__(self) -> None:
+        prices = dict(zip(self.names, self.coefficients, strict=True)) | {"constant": self.constant}
+        if bad := {name: ms for name, ms in prices.items() if not 0 <= ms < math.inf}:
+            raise DeviceError(f"Prices of a latency model must be 0 ms or more: got {bad}.")
 
     @classmethod
     def fit(cls, features: Floats, ms: Floats, names: Sequence[str]) -> LatencyModel:
@@ -58,7 +67,7 @@ class LatencyModel:
 
     def predict(self, features: Floats) -> Floats:
         """Milliseconds (n,) of `features` (n, F)."""
-        return self.constant + features @ np.asarray(self.coefficients)
+        return np.asarray(self.constant + features @ np.asarray(self.coefficients))
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; `from_json` gives an equal model back."""

@@ -80,8 +80,7 @@ def profile(
     loads = list(_loads(device, modules, example, folder, 2, progress))
     with timing_lock():
         passes = [
-            round_robin(runs, rounds=rounds, seed=seed + i)
-            for i, runs in enumerate(zip(*loads, strict=True))
+            round_robin(runs, rounds=rounds, seed=seed + i) for i, runs in enumerate(zip(*loads, strict=True))
         ]
     timing = _joined(*passes)
     model = LatencyModel.fit(costs[~held], timing.ms[~held], FEATURES)
@@ -231,8 +230,7 @@ def _loads(
     """Each module, exported into a folder of its own and loaded `times` times."""
     if len(example) != device.batch:
         raise DeviceError(
-            f"An example for {device.name} must hold {device.batch} inputs, its batch: got "
-            f"{len(example)}."
+            f"An example for {device.name} must hold {device.batch} inputs, its batch: got {len(example)}."
         )
     for i, module in enumerate(modules):
         place = folder / str(i)

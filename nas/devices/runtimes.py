@@ -62,9 +62,7 @@ class OnnxRuntime:
 
         def load() -> Run:
             options = self._options(len(example))
-            session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             return lambda: session.run(outputs, inputs)
 
         return load

@@ -82,9 +82,7 @@ def round_robin(
         DeviceError: nothing to time, or a run too short for the clock.
     """
     if not runs or rounds < 1:
-        raise DeviceError(
-            f"Timing needs at least one model and one round, got {len(runs)} and {rounds}."
-        )
+        raise DeviceError(f"Timing needs at least one model and one round, got {len(runs)} and {rounds}.")
     rng = np.random.default_rng(seed)
     seconds = np.empty((warmup + rounds, len(runs)))
     with _no_collection():
@@ -102,16 +100,13 @@ def _summarise(seconds: Floats) -> Timing:
     """Timing of `seconds` (rounds, models)."""
     if not (seconds > 0).all():
         raise DeviceError(
-            "Every run must take longer than one tick of the clock, but some took 0 s. Time larger "
-            "batches."
+            "Every run must take longer than one tick of the clock, but some took 0 s. Time larger batches."
         )
     anchors = np.exp(np.log(seconds).mean(axis=1))  # (rounds,) geometric means
     low, median, high = np.quantile(seconds / anchors[:, None], (0.25, 0.5, 0.75), axis=0)
     # One interrupted run lifts the anchor of its round, so the medians lie a little below: undo that.
     scale = float(np.exp(np.log(median).mean()))
-    return Timing(
-        median / scale, (high - low) / 2 / scale, float(np.median(anchors)) * scale * 1e3
-    )
+    return Timing(median / scale, (high - low) / 2 / scale, float(np.median(anchors)) * scale * 1e3)
 
 
 @contextmanager

@@ -31,9 +31,7 @@ def export_archive(module: nn.Module, example: Tensor, path: Path) -> None:
     blank = torch.zeros((2, *example.shape[1:]), dtype=example.dtype)
     batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
     try:
-        program = torch.export.export(
-            copy.deepcopy(module).eval(), (blank,), dynamic_shapes=({0: batch},)
-        )
+        program = torch.export.export(copy.deepcopy(module).eval(), (blank,), dynamic_shapes=({0: batch},))
     except Exception as error:  # torch.export raises many kinds, some of them private
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ExportError(

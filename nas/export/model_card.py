@@ -80,9 +80,10 @@ def merged(bits: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def _merged(path: str, bits: Mapping[tuple[str, ...], int]) -> list[tuple[str, int]]:
-    if len(set(bits.values())) == 1:
-        whole = () in bits
-        return [(path if whole else f"{path}.*" if path else "*", next(iter(bits.values())))]
+    if () in bits:
+        return [(path, bits[()])]
+    if len(bits) > 1 and len(set(bits.values())) == 1:
+        return [(f"{path}.*" if path else "*", next(iter(bits.values())))]
     rows: list[tuple[str, int]] = []
     for head in dict.fromkeys(name[0] for name in bits):
         below = {name[1:]: b for name, b in bits.items() if name[0] == head}

@@ -49,9 +49,7 @@ def export_subnet(
     """
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown:
-        raise ExportError(
-            f"An export format must be one of {', '.join(FORMATS)}: got {', '.join(unknown)}."
-        )
+        raise ExportError(f"An export format must be one of {', '.join(FORMATS)}: got {', '.join(unknown)}.")
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:
@@ -63,9 +61,7 @@ def export_subnet(
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _write_formats(
-    module: nn.Module, example: Tensor, folder: Path, formats: Sequence[str]
-) -> None:
+def _write_formats(module: nn.Module, example: Tensor, folder: Path, formats: Sequence[str]) -> None:
     if "safetensors" in formats:
         save_model(module, str(folder / "model.safetensors"))
     if "pt2" in formats:

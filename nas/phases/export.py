@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import ExportError, RunError
-from nas.export.card import card
+from nas.export.model_card import card
 from nas.export.subnet import FORMATS, export_subnet
 from nas.objectives import Objective
 from nas.phases.run import Run
@@ -95,6 +95,7 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Pa
         )
     architecture = run.experiment.space.from_json(entry["architecture"])
     folder = run.directory.exports / entry["id"]
+    bits = run.supernet.parameter_bits(architecture)
     export_subnet(
         run.supernet.extract(architecture),
         entry["architecture"],
@@ -104,8 +105,9 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Pa
         card=card(
             entry,
             run=run.directory.read(),
-            bits=run.supernet.parameter_bits(architecture),
+            bits={name: b for name, b in bits.items() if name in run.supernet.matrices()},
             example=run.experiment.example(1),
+            device=run.profile(run.experiment.device(entry["device"])).describe(),
         ),
     )
     run.tracker.artifact(folder / "card.md")

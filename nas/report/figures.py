@@ -12,6 +12,7 @@ from nas.reading import (
     Record,
     RunView,
     hypervolumes,
+    is_bounds,
     roles,
     title,
     value,
@@ -30,7 +31,8 @@ from nas.report.style import (
 
 def hypervolume_figure(view: RunView, device: str) -> go.Figure | None:
     """How fast each search of a device approached the front, random search beside it."""
-    curves = {s: hypervolumes(view, s) for s in view.searches_of(device)}
+    searches = [s for s in view.searches_of(device) if not is_bounds(s)]
+    curves = {search: hypervolumes(view, search) for search in searches}
     known = {search: curve for search, curve in curves.items() if curve}
     if not known:
         return None
@@ -49,9 +51,7 @@ def hypervolume_figure(view: RunView, device: str) -> go.Figure | None:
 def latency_figure(profile: Record) -> go.Figure | None:
     """Predicted against measured latency of a device's held-out samples."""
     held_out = [s for s in profile.get("samples", []) if s.get("held_out")]
-    pairs = [
-        (s["latency_ms"], s["predicted_ms"]) for s in held_out if s.get("predicted_ms") is not None
-    ]
+    pairs = [(s["latency_ms"], s["predicted_ms"]) for s in held_out if s.get("predicted_ms") is not None]
     if not pairs:
         return None
     made = figure(
@@ -101,8 +101,9 @@ def training_figure(history: Sequence[Record]) -> go.Figure | None:
     accuracies = sorted({k for record in history for k in record if k.endswith("_accuracy")})
     made = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
     look = figure("How the supernet learned: its loss, and its subnets' accuracy").layout
-    made.update_layout(look)
-    made.update_layout(xaxis2=look.xaxis, yaxis2=look.yaxis)  # the domains stay make_subplots'
+    plain = look.to_plotly_json()  # without the unset properties, which would undo the two domains
+    made.update_layout(plain)
+    made.update_xaxes(plain["xaxis"]).update_yaxes(plain["yaxis"])
     panels = (
         (["loss"], "loss", [MUTED]),
         (accuracies, "accuracy (%)", series_colours(len(accuracies))),
@@ -147,7 +148,5 @@ def _diagonal(values: Sequence[float], band: float = 0.0) -> list[go.Scatter]:
             )
         )
     line = {"color": MUTED, "width": 1.2, "dash": "dash"}
-    traces.append(
-        go.Scatter(x=ends, y=ends, mode="lines", line=line, name="equal", hoverinfo="skip")
-    )
+    traces.append(go.Scatter(x=ends, y=ends, mode="lines", line=line, name="equal", hoverinfo="skip"))
     return traces

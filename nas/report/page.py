@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from html import escape
 from pathlib import Path
 
@@ -38,8 +39,7 @@ def _page(view: RunView) -> str:
     sections = [_device_section(view, device) for device in view.device_names]
     links = [(f"device-{i}", name) for i, name in enumerate(view.device_names)]
     sections = [
-        f'<section id="{anchor}">{html}</section>'
-        for (anchor, _), html in zip(links, sections, strict=True)
+        f'<section id="{anchor}">{html}</section>' for (anchor, _), html in zip(links, sections, strict=True)
     ]
     links += [("training", "Training"), ("settings", "Settings")]
     navigation = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name in links)
@@ -79,7 +79,7 @@ def _summary(view: RunView) -> str:
         f"seed {view.experiment.get('seed', 'unknown')}",
     ]
     if size is not None:
-        parts.insert(0, f"{float(size):.2g} architectures in the space")
+        parts.insert(0, f"{Decimal(size):.1e} architectures in the space")
     return f'<p class="muted">{escape(" · ".join(parts))}</p>'
 
 
@@ -109,8 +109,8 @@ def _front_caption(view: RunView, device: str) -> str:
     return (
         "Dots are trials with predicted numbers. Hollow circles are the finalists as predicted; "
         f"dotted lines lead to what was measured: {quality} on the split select with its standard error, "
-        f"{cost} on the device. The line is the best measured {quality} that each {cost} allows. "
-        "Hover for the architectures."
+        f"{cost} on the device. The line is the best measured {quality} that each {cost} allows; "
+        "what is on the front below it is so by another objective. Hover for the architectures."
     )
 
 
@@ -139,10 +139,10 @@ def _caution(view: RunView, device: str) -> str:
     drops = [m - p for p, m in pairs if p is not None and m is not None]
     if not drops:
         return ""
-    mean = sum(drops) / len(drops)
+    mean, unit = sum(drops) / len(drops), escape(shown.quality.unit)
     return (
-        f'<p class="muted">On average {mean:+.2f} {escape(shown.quality.unit)} from search to '
-        f"select, over {len(drops)} finalists: whoever is chosen for a high number was partly "
+        f'<p class="muted">From search to select the {len(drops)} finalists changed by {mean:+.2f} '
+        f"{unit} on average. A drop is to be expected: what is chosen for a high number was partly "
         "lucky.</p>"
     )
 

@@ -40,9 +40,7 @@ def _draw(view: RunView, device: str, shown: Roles) -> Figure:
     entries = [e for e in verified(view, device, shown) if e["front"]]
     if entries:
         _draw_front(axes, entries, shown)
-    axes.set_title(
-        f"{view.name}: the verified front on {device}", loc="left", color=INK, fontsize=13
-    )
+    axes.set_title(f"{view.name}: the verified front on {device}", loc="left", color=INK, fontsize=13)
     axes.set_xlabel(title(shown.cost), color=INK)
     axes.set_ylabel(title(shown.quality), color=INK)
     axes.grid(color=GRID, linewidth=0.8)
@@ -50,7 +48,7 @@ def _draw(view: RunView, device: str, shown: Roles) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(colors=MUTED, length=0)
-    axes.legend(frameon=False, labelcolor=MUTED, loc="lower right")
+    picture.legend(frameon=False, labelcolor=MUTED, loc="outside lower left", ncols=2)
     return picture
 
 

@@ -73,9 +73,7 @@ def separation(entries: Iterable[Record], shown: Roles) -> str:
     pairs = list(itertools.pairwise(ordered))
     if not pairs:
         return ""
-    apart = sum(
-        b["measured"] - a["measured"] > math.hypot(a["std_error"], b["std_error"]) for a, b in pairs
-    )
+    apart = sum(b["measured"] - a["measured"] > math.hypot(a["std_error"], b["std_error"]) for a, b in pairs)
     ends = ordered[-1]["measured"] - ordered[0]["measured"]
     error = math.hypot(ordered[0]["std_error"], ordered[-1]["std_error"])
     return (

@@ -64,6 +64,12 @@ def test_another_kind_of_model_is_refused() -> None:
         LatencyModel.from_json({"kind": "forest", "coefficients": {}, "constant": 0})
 
 
+@pytest.mark.parametrize("price", [-0.1, float("nan"), float("inf")])
+def test_impossible_prices_are_refused(price: float) -> None:
+    with pytest.raises(DeviceError, match="'mmacs'"):
+        LatencyModel(("kernels", "mmacs"), (1.0, price), 0.0)
+
+
 @pytest.mark.parametrize("ms", [[1.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
 def test_impossible_latencies_are_refused(ms: list[float]) -> None:
     with pytest.raises(DeviceError, match="must be positive"):

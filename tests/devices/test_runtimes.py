@@ -57,15 +57,11 @@ def test_onnxruntime_runs_the_file_that_would_be_shipped(tmp_path: Path) -> None
     assert session.get_inputs()[0].shape == ["batch", 4]  # the file itself keeps its free batch
 
 
-def test_onnxruntime_fixes_threads_and_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_onnxruntime_fixes_threads_and_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[onnxruntime.SessionOptions] = []
 
     class Session:
-        def __init__(
-            self, path: str, options: onnxruntime.SessionOptions, providers: list[str]
-        ) -> None:
+        def __init__(self, path: str, options: onnxruntime.SessionOptions, providers: list[str]) -> None:
             seen.append(options)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)

@@ -47,9 +47,7 @@ def constant(seconds: float) -> Callable[[int], float]:
 def test_constant_models_are_measured_exactly() -> None:
     clock = Clock()
     seconds = [1e-4, 2e-4, 8e-4]
-    timing = round_robin(
-        [clock.model(i, constant(s)) for i, s in enumerate(seconds)], rounds=5, clock=clock
-    )
+    timing = round_robin([clock.model(i, constant(s)) for i, s in enumerate(seconds)], rounds=5, clock=clock)
     np.testing.assert_allclose(timing.ms, [0.1, 0.2, 0.8], rtol=1e-6)
     np.testing.assert_allclose(timing.spread_ms, 0, atol=1e-9)
     np.testing.assert_allclose(np.prod(timing.relative), 1)
@@ -58,21 +56,19 @@ def test_constant_models_are_measured_exactly() -> None:
 def test_a_machine_that_slows_down_cancels() -> None:
     clock = Clock()
     slower = [lambda run, s=s: s * (1 + run // 3) for s in (1e-4, 3e-4)]
-    timing = round_robin(
-        [clock.model(i, s) for i, s in enumerate(slower)], rounds=9, warmup=0, clock=clock
-    )
+    timing = round_robin([clock.model(i, s) for i, s in enumerate(slower)], rounds=9, warmup=0, clock=clock)
     np.testing.assert_allclose(timing.relative[1] / timing.relative[0], 3)
     np.testing.assert_allclose(timing.relative_spread, 0, atol=1e-9)
 
 
 def test_interrupted_runs_neither_count_nor_shift_the_others() -> None:
+    """In every round one of eight models is interrupted, each in its turn."""
     clock = Clock()
-    runs = [
-        clock.model(0, lambda run: 1e-4 if run % 4 else 1e-2),
-        clock.model(1, constant(2e-4)),
-    ]
-    timing = round_robin(runs, rounds=40, primes=0, clock=clock)
-    np.testing.assert_allclose(timing.ms, [0.1, 0.2], rtol=1e-6)
+    ms = np.geomspace(0.1, 2, 8)
+    slow = [lambda run, i=i: ms[i] * (1e-1 if run % 8 == i else 1e-3) for i in range(8)]
+    runs = [clock.model(i, seconds) for i, seconds in enumerate(slow)]
+    timing = round_robin(runs, rounds=40, warmup=0, primes=0, clock=clock)
+    np.testing.assert_allclose(timing.ms, ms, rtol=1e-6)
     np.testing.assert_allclose(np.prod(timing.relative), 1)
 
 
@@ -146,9 +142,7 @@ def test_what_cannot_be_timed_is_refused() -> None:
         round_robin([lambda: None], clock=lambda: 0.0)
 
 
-def test_a_second_timing_waits_with_a_notice(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_second_timing_waits_with_a_notice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "lock"
     events: list[str] = []
 

@@ -1,0 +1,113 @@
+"""The card says what was measured, and its code runs."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from export.nets import trained
+
+from nas.export import card
+from nas.export.model_card import merged
+from nas.export.onnx import export_onnx
+
+ENTRY: dict[str, Any] = {
+    "id": "0123456789ab",
+    "architecture": {"type": "Net"},
+    "device": "pi4",
+    "search": "nsga2.pi4",
+    "weights": "ba9876543210",
+    "front": True,
+    "drift": 1.034,
+    "objectives": {
+        "accuracy": {"predicted": 97.1, "measured": 96.84, "n": 180, "std_error": 1.31},
+        "latency_ms.pi4": {"predicted": 0.12, "measured": 0.1213, "spread": 0.0042},
+        "size_bytes": {"predicted": 12345, "measured": 12345},
+        "parameters": {"measured": 23456},
+    },
+    "test": {"accuracy": 97.25, "n": 360, "std_error": 0.9, "interval": [95.13, 98.52]},
+}
+RUN = {
+    "name": "digits",
+    "seed": 7,
+    "data": "digits-55/15/10/20",
+    "versions": {"torch": "2.13.0", "onnxruntime": "1.31.1"},
+    "objectives": [{"name": "accuracy", "unit": "%", "direction": "maximize"}],
+}
+BITS = {"stem.weight": 8, "blocks.0.q.weight": 4, "blocks.0.v.weight": 4, "blocks.1.q.weight": 8}
+
+
+def made(entry: dict[str, Any] = ENTRY, **settings: Any) -> str:
+    return card(entry, run=RUN, bits=BITS, example=torch.rand(2, 1, 4, 4), **settings)
+
+
+def test_every_figure_stands_with_how_it_was_measured() -> None:
+    text = made(device="pi4 (OnnxRuntime, 1 thread, batch 1, Cortex-A72)")
+    for fact in (
+        "96.84 ± 1.31 %",
+        "n = 180",
+        "97.25 %",
+        "n = 360, 95 % interval 95.13 to 98.52",
+        "0.1213 ± 0.0042 ms",
+        "on pi4 (OnnxRuntime, 1 thread, batch 1, Cortex-A72)",
+        "1.034 times",
+        "12,345 bytes",
+        "23,456",
+        "digits-55/15/10/20",
+        "| seed | 7 |",
+        "torch 2.13.0, onnxruntime 1.31.1",
+        "ba9876543210",
+    ):
+        assert fact in text, fact
+
+
+def test_limits_are_stated() -> None:
+    text = " ".join(made().split())
+    assert "holds the quantized values as float32" in text
+    assert "latency does not depend on the bits" in text
+    assert "payload of the weights packed at the bits" in text
+
+
+def test_figures_that_were_not_asked_for_may_lack() -> None:
+    entry = copy.deepcopy(ENTRY)
+    del entry["objectives"]["size_bytes"]
+    assert "bytes |" not in made(entry)
+    assert "on pi4; half" in made(entry)
+
+
+def test_another_metric_than_accuracy() -> None:
+    entry = copy.deepcopy(ENTRY)
+    entry["objectives"]["perplexity"] = entry["objectives"].pop("accuracy")
+    entry["test"]["perplexity"] = entry["test"].pop("accuracy")
+    assert "| perplexity on *test* | 97.25 |" in made(entry)
+
+
+def test_its_code_runs_the_onnx_file(tmp_path: Path) -> None:
+    export_onnx(trained(), torch.rand(2, 1, 4, 4), tmp_path / "model.onnx")
+    (code,) = re.findall(r"```python\n(.*?)```", made(), re.DOTALL)
+    assert len(code.splitlines()) == 5
+    lines = f"import sys\nsys.modules['nas'] = None\n{code}"
+    run = subprocess.run(
+        [sys.executable, "-c", lines],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert len(run.stdout.strip("[] \n").split()) == 10
+
+
+def test_bits_are_merged_along_paths() -> None:
+    assert merged(BITS) == [
+        ("stem.weight", 8),
+        ("blocks.0.*", 4),
+        ("blocks.1.q.weight", 8),
+    ]
+    assert merged(dict.fromkeys(BITS, 4)) == [("*", 4)]
+    assert merged({}) == []

@@ -1,0 +1,126 @@
+"""The exported folder, read by a Python in which the package does not exist."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from export.nets import Branching, trained
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nas.errors import ExportError
+from nas.export import export_subnet, subnet
+
+ARCHITECTURE = {"type": "Net", "width": 8}
+X = torch.rand(2, 1, 4, 4)
+
+ALONE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("nas", "search_spaces", "export"):
+            raise ModuleNotFoundError(f"{name} must not be needed")
+
+sys.meta_path.insert(0, Absent())
+import numpy as np, onnxruntime, torch
+from safetensors.torch import load_file
+
+weights = load_file("model.safetensors")
+x = np.linspace(0, 1, 48, dtype=np.float32).reshape(3, 1, 4, 4)
+onnx = onnxruntime.InferenceSession("model.onnx").run(["y"], {"x": x})[0]
+pt2 = torch.export.load("model.pt2").module()(torch.from_numpy(x)).detach().numpy()
+np.savez("answers.npz", onnx=onnx, pt2=pt2)
+"""
+
+
+def exported(folder: Path, module: nn.Module | None = None, **settings: object) -> Path:
+    export_subnet(module or trained(), ARCHITECTURE, X, folder, card="# Card\n", **settings)  # type: ignore[arg-type]
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_everything_runs_without_the_package(tmp_path: Path) -> None:
+    import numpy as np
+
+    folder = exported(tmp_path / "exports" / "abc")
+    subprocess.run([sys.executable, "-c", ALONE], cwd=folder, check=True, timeout=120)
+    x = torch.linspace(0, 1, 48).reshape(3, 1, 4, 4)
+    with torch.no_grad():
+        expected = trained().eval()(x).numpy()
+    answers = np.load(folder / "answers.npz")
+    for kind in ("onnx", "pt2"):
+        np.testing.assert_allclose(answers[kind], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_folder_holds_weights_architecture_and_card(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "abc")
+    assert names(folder) == [
+        "architecture.json",
+        "card.md",
+        "model.onnx",
+        "model.pt2",
+        "model.safetensors",
+    ]
+    assert json.loads((folder / "architecture.json").read_text()) == ARCHITECTURE
+    weights, state = load_file(folder / "model.safetensors"), trained().state_dict()
+    assert weights.keys() == state.keys()
+    assert all(torch.equal(weights[name], state[name]) for name in state)
+    assert names(tmp_path) == ["abc"]
+
+
+def test_only_the_formats_asked_for_are_written(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "abc", formats=("safetensors",))
+    assert names(folder) == ["architecture.json", "card.md", "model.safetensors"]
+
+
+def test_an_export_replaces_the_one_before_it(tmp_path: Path) -> None:
+    exported(tmp_path / "abc", formats=("safetensors", "onnx"))
+    exported(tmp_path / "abc", formats=("safetensors",))
+    assert names(tmp_path / "abc") == ["architecture.json", "card.md", "model.safetensors"]
+    assert names(tmp_path) == ["abc"]
+
+
+def test_a_failed_export_leaves_the_one_before_it(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "abc", formats=("safetensors",))
+    before = names(folder)
+    with pytest.raises(ExportError):
+        exported(folder, Branching(), formats=("safetensors", "pt2"))
+    assert names(folder) == before
+    assert names(tmp_path) == ["abc"]
+
+
+def test_a_file_that_differs_is_refused_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt(module: nn.Module, example: Tensor, path: Path) -> None:
+        with torch.no_grad():
+            module.head.bias.add_(0.01)  # type: ignore[union-attr, operator]
+        original(module, example, path)
+        with torch.no_grad():
+            module.head.bias.sub_(0.01)  # type: ignore[union-attr, operator]
+
+    original = subnet.export_onnx
+    monkeypatch.setattr(subnet, "export_onnx", spoilt)
+    with pytest.raises(ExportError, match=r"0\.0001 of the largest output: Windows differs by 0\.0"):
+        exported(tmp_path / "abc")
+    assert names(tmp_path) == []
+
+
+def test_an_output_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    module = trained()
+    with torch.no_grad():
+        module.head.bias[0] = float("nan")
+    with pytest.raises(ExportError, match="differs by nan"):
+        exported(tmp_path / "abc", module, formats=("onnx",))
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="one of safetensors, onnx, pt2: got tflite"):
+        exported(tmp_path / "abc", formats=("tflite",))

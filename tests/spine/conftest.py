@@ -1,0 +1,99 @@
+"""One small run, made as a user makes it, for all tests of the whole."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SMALL = {
+    "seed": 7,
+    "training.epochs": 2,
+    "training.threads": 1,
+    "profiling.samples": 14,
+    "profiling.held_out": 4,
+    "profiling.rounds": 10,
+    "search.workers": 0,
+    "search.trials": 60,
+    "search.bounds": 10,
+    "search.finalists": 5,
+}
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray binds to loopback alone
+}
+
+
+Nas = Callable[..., "Done"]
+
+
+def settings(**changes: object) -> list[str]:
+    """``--set`` options for SMALL with changes, dots written as double underscores."""
+    changed = SMALL | {k.replace("__", "."): v for k, v in changes.items()}
+    return [part for k, v in changed.items() for part in ("--set", f"{k}={v}")]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "nas.cli", *map(str, arguments)]
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def nas() -> Nas:
+    """The command line, in this process: importing torch and mlflow again takes seconds each time."""
+    from nas.cli import main
+
+    def run(*arguments: object, check: bool = True) -> Done:
+        out, err = io.StringIO(), io.StringIO()
+        code: object = 0
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                main([str(a) for a in arguments])
+            except SystemExit as end:
+                code = end.code
+        done = Done(int(code or 0), out.getvalue(), err.getvalue())
+        assert not (check and done.returncode), f"nas {arguments}: {done}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(nas: Nas, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs in which `digits` is trained and profiled, and nothing else is done."""
+    folder = tmp_path_factory.mktemp("trained")
+    nas("train", "digits", "--run-dir", folder, *settings())
+    nas("profile", "digits", "--run-dir", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(nas: Nas, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run directory. Only for reading; `finished_copy` may be changed."""
+    folder = copied(trained, tmp_path_factory.mktemp("finished") / "runs")
+    done = nas("run", "digits", "--resume", "--run-dir", folder)
+    (folder / "output.txt").write_text(done.stdout)
+    return folder / "digits"
+
+
+@pytest.fixture
+def finished_copy(finished: Path, tmp_path: Path) -> Path:
+    return copied(finished.parent, tmp_path / "runs") / "digits"
+
+
+def copied(folder: Path, target: Path) -> Path:
+    return Path(shutil.copytree(folder, target, ignore=shutil.ignore_patterns(".lock")))

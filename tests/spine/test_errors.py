@@ -1,0 +1,177 @@
+"""Bad input: one clear message, exit code 2, no traceback, and nothing touched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from spine.conftest import settings
+
+from nas.rundir import RunDirectory
+
+
+def refused(nas, *arguments) -> str:
+    done = nas(*arguments, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error: ") == 1
+    return done.stderr
+
+
+def snapshot(folder: Path) -> dict[str, int]:
+    return {
+        str(p.relative_to(folder)): p.stat().st_mtime_ns
+        for p in folder.rglob("*")
+        if p.is_file() and "mlflow" not in p.name and p.name not in (".lock", "experiment.json")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nothing"], "one of digits: got 'nothing'"),
+        (["run", "missing.py"], "a .py file that exists: got missing.py"),
+        (["run", "digits", "--set", "training.epoch=3"], "Recipe has no `epoch`. It has checkpoint_seconds"),
+        (["run", "digits", "--set", "training.epochs=many"], "of type int (now 70): got 'many'"),
+        (["run", "digits", "--set", "training.epochs=0"], "`training.epochs` must be 1 or more: got 0"),
+        (["run", "digits", "--set", "epochs"], "NAME=VALUE, but got 'epochs'"),
+        (["run", "digits", "--set", "search.searcher=nas.searchers.Best"], "something to import"),
+        (["run", "digits", "--device", "toaster"], "It has onnxruntime, torch"),
+        (["run", "digits", "--set", "data=none.npz"], "no file none.npz"),
+        (["search", "digits"], "must hold a trained supernet, but has none"),
+        (["verify", "digits"], "but has none"),
+        (["export", "runs/none"], "must be a run directory"),
+        (["dashboard", "runs/none"], "must be a run directory"),
+        (["run", "digits", "--set", "tracking=http://127.0.0.1:9"], "127.0.0.1:9"),
+        (["run", "digits", "--set", "tracking=sqlite:////proc/none/x.db"], "/proc/none"),
+    ],
+    ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else "",
+)
+def test_before_any_work(nas, tmp_path, arguments, message):
+    rest = [] if arguments[0] in ("export", "dashboard") else ["--run-dir", tmp_path / "runs"]
+    found = refused(nas, *arguments, *rest)
+    assert message in found
+    assert not list(tmp_path.rglob("model.safetensors"))
+
+
+def test_a_window_that_does_not_divide_its_map(nas, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from experiments.digits import experiment as digits\n"
+        "from dataclasses import replace\n"
+        "from search_spaces import hierarchical\n"
+        "from nas.experiment import Experiment\n"
+        "def experiment():\n"
+        "    e = digits()\n"
+        "    space = hierarchical.space(e.task)\n"
+        "    block = hierarchical.Block(hierarchical.Window(1, 7), hierarchical.Mlp(1))\n"
+        "    stages = (hierarchical.Stage(8, (block,)), hierarchical.Stage(16, (block,)))\n"
+        "    space.check(hierarchical.HierarchicalTransformer(hierarchical.Stem(1), stages, 10, 1))\n"
+        "    return e\n"
+    )
+    found = refused(nas, "run", tmp_path / "mine.py", "--run-dir", tmp_path)
+    assert "`stages.0.blocks.0.mixer` must divide the feature map: got size=7 on 8×8" in found
+    assert "Use one of 1, 2, 4, 8" in found
+
+
+class TestRunDirectory:
+    def test_an_existing_one_is_refused(self, nas, finished_copy):
+        before = snapshot(finished_copy)
+        assert "Add --resume" in refused(nas, "run", "digits", "--run-dir", finished_copy.parent)
+        assert "Add --resume" in refused(nas, "search", "digits", "--run-dir", finished_copy.parent)
+        assert "--resume" in refused(nas, "profile", "digits", "--run-dir", finished_copy.parent)
+        assert snapshot(finished_copy) == before
+
+    def test_one_begun_with_other_settings_is_refused(self, nas, finished_copy):
+        folder = finished_copy.parent
+        found = refused(nas, "run", "digits", "--resume", "--run-dir", folder, "--set", "seed=8")
+        assert "seed was 7, is 8" in found
+
+    def test_workers_may_change(self, nas, finished_copy):
+        folder = finished_copy.parent
+        nas("verify", "digits", "--run-dir", folder, "--set", "search.workers=1")
+
+    def test_one_of_another_space_is_refused(self, nas, finished_copy):
+        directory = RunDirectory(finished_copy)
+        directory.update(space=directory.read()["space"] | {"fingerprint": "0" * 12})
+        found = refused(nas, "run", "digits", "--resume", "--run-dir", finished_copy.parent)
+        assert "the space is another" in found
+
+    def test_a_changed_experiment_is_refused_or_begun_anew(self, nas, finished_copy):
+        directory = RunDirectory(finished_copy)
+        directory.update(source=directory.read()["source"] | {"sha256": "0" * 64})
+        folder = finished_copy.parent
+        found = refused(nas, "run", "digits", "--resume", "--run-dir", folder)
+        assert "the experiment's file has changed" in found
+        small = settings(training__epochs=1)
+        nas("train", "digits", "--resume", "--if-changed", "new", "--run-dir", folder, *small)
+        assert (folder / "digits-2" / "supernet" / "model.safetensors").exists()
+
+    def test_one_in_use_is_refused(self, nas, finished_copy):
+        with RunDirectory(finished_copy).lock():
+            found = refused(nas, "run", "digits", "--resume", "--run-dir", finished_copy.parent)
+        assert "one driver at a time" in found
+
+    def test_a_damaged_file_is_named(self, nas, finished_copy):
+        (finished_copy / "experiment.json").write_text('{"name": ')
+        found = refused(nas, "run", "digits", "--resume", "--run-dir", finished_copy.parent)
+        assert "experiment.json must be JSON" in found
+
+    def test_a_corrupt_log_line_is_named(self, nas, finished_copy):
+        path = finished_copy / "trials.jsonl"
+        kept = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*kept[:4], "{broken}\n", *kept[5:]]))
+        found = refused(nas, "run", "digits", "--resume", "--run-dir", finished_copy.parent)
+        assert "trials.jsonl:5" in found
+
+    def test_weights_of_another_training_are_refused(self, nas, finished_copy):
+        from nas.training import load_tensors, save_tensors
+
+        path = finished_copy / "supernet" / "model.safetensors"
+        tensors, metadata = load_tensors(path)
+        save_tensors(path, {n: t + 1 for n, t in tensors.items()}, metadata)
+        found = refused(nas, "run", "digits", "--resume", "--run-dir", finished_copy.parent)
+        assert "must be of the weights" in found
+
+    def test_a_log_that_another_search_wrote_is_refused(self, nas, finished_copy):
+        path = finished_copy / "trials.jsonl"
+        trials = [json.loads(line) for line in path.read_text().splitlines()]
+        other = next(t for t in trials if t["search"].startswith("random"))
+        i = next(i for i, t in enumerate(trials) if t["search"].startswith("nsga2") and t["number"] == 3)
+        trials[i] |= {k: other[k] for k in ("id", "architecture", "genes")}
+        path.write_text("".join(json.dumps(t) + "\n" for t in trials))
+        found = refused(nas, "run", "digits", "--resume", "--run-dir", finished_copy.parent)
+        assert "trial 3" in found
+
+
+class TestExport:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--where", "energy<=3"], "it has accuracy, latency_ms.onnxruntime, parameters, size_bytes"),
+            (["--where", "latency_ms=3"], "NAME<=NUMBER"),
+            (["--where", "latency_ms<=0"], "latency_ms.onnxruntime goes from"),
+            (["--best", "beauty"], "it has accuracy"),
+            (["--device", "pi4"], "verified front of `pi4`"),
+            (["--format", "tflite"], "safetensors, onnx, pt2"),
+            (["--id", "000000000000"], "must name a trial"),
+            (["--id", "000000000000", "--best", "accuracy"], "names one point"),
+        ],
+    )
+    def test_is_refused_with_what_there_is(self, nas, finished_copy, arguments, message):
+        assert message in refused(nas, "export", finished_copy, *arguments)
+        assert not list(finished_copy.glob("exports/*/*"))
+
+    def test_before_there_is_a_front(self, nas, trained, tmp_path):
+        run = Path(shutil.copytree(trained / "digits", tmp_path / "digits"))
+        assert "`nas verify`" in refused(nas, "export", run)
+
+    def test_a_trial_that_was_not_verified_is_verified_first(self, nas, finished_copy):
+        entries = json.loads((finished_copy / "front.json").read_text())
+        known = {e["id"] for e in entries}
+        trials = [json.loads(line) for line in (finished_copy / "trials.jsonl").read_text().splitlines()]
+        chosen = next(t["id"] for t in trials if t["id"] not in known)
+        assert chosen in nas("export", finished_copy, "--id", chosen, "--format", "onnx").stdout
+        after = json.loads((finished_copy / "front.json").read_text())
+        assert {e["id"] for e in after} == known | {chosen}
