@@ -176,7 +176,7 @@ class Study:
             merged = {**result.objectives, **flight.cached.objectives}
             result = replace(flight.cached, objectives=merged)
         values = {name: float(value) for name, value in result.objectives.items()}
-        for name in {objective.name for objective in self.objectives} | values.keys():
+        for name in (*(objective.name for objective in self.objectives), *values):
             if not math.isfinite(values.get(name, math.nan)):
                 raise EvaluationError(
                     f"An evaluation must give a finite `{name}`, but gave {values.get(name)}."

@@ -38,7 +38,9 @@ class Additive:
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """Costs of shape (n, features) for `genes` of shape (n, genes)."""
         genes = np.atleast_2d(np.asarray(genes, dtype=np.int64))
-        return np.sum([self._site(i, cost, genes) for i, cost in self._sites()], axis=0)
+        parts = [self._site(i, cost, genes) for i, cost in self._sites()]
+        width = max(part.shape[1] for part in parts)  # 0 where no row has the part
+        return np.sum([part for part in parts if part.shape[1] == width], axis=0)
 
     def _sites(self) -> list[tuple[int, Cost]]:
         return [
@@ -63,7 +65,7 @@ class Additive:
             same = (genes[np.ix_(todo, reads)] == values).all(axis=1)
             found.append((todo[same], vector))
             todo = todo[~same]
-        result = np.zeros((len(genes), len(known[0][2]) if known else 1))
+        result = np.zeros((len(genes), len(known[0][2]) if known else 0))
         for rows, vector in found:
             result[rows] = vector
         return result

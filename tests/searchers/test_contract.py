@@ -62,10 +62,13 @@ SEARCHERS: Mapping[str, Make] = {
 LEARNERS = ("nsga2", "tpe")
 
 
+QUALITY = {Window(2): 0.1, Window(4): 0.2, Conv(3): 0.5, Conv(5): 1.0, Conv(7): 0.7}
+
+
 def figures(net: Net) -> dict[str, float]:
-    """Accuracy 10 and latency 1 per ratio at best: a 7×7 convolution; any other mixer gives less."""
-    quality = sum(b.ratio * (b.mixer == Conv(7)) for b in net.blocks)
-    return {"accuracy": 10.0 * quality, "latency_ms": float(sum(b.ratio for b in net.blocks))}
+    """Latency 1 per ratio, and for that accuracy 10 with the best mixer, which is neither end."""
+    quality = sum(QUALITY[block.mixer] * block.ratio for block in net.blocks)
+    return {"accuracy": 10 * quality, "latency_ms": float(sum(b.ratio for b in net.blocks))}
 
 
 # No architecture beats accuracy = 10 · latency, for latencies from 2 to 24.
@@ -165,12 +168,12 @@ class TestEverySearcher:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_beats_random_search_on_a_known_front(name: str) -> None:
     def volume(make: Make, seed: int) -> float:
-        trials = drive(make(SPACE, OBJECTIVES, seed=seed), 120)
+        trials = drive(make(SPACE, OBJECTIVES, seed=seed), 100)
         return hypervolume(as_costs(OBJECTIVES, [t.objectives for t in trials]), FRONT)
 
-    learned = np.mean([volume(SEARCHERS[name], seed) for seed in range(3)])
-    sampled = np.mean([volume(RandomSearch, seed) for seed in range(3)])
-    assert learned > sampled + 0.05
+    learned = np.mean([volume(SEARCHERS[name], seed) for seed in range(5)])
+    sampled = np.mean([volume(RandomSearch, seed) for seed in range(5)])
+    assert learned > sampled + 0.03  # the front itself has 0.497
 
 
 def test_evolution_starts_from_both_ends() -> None:

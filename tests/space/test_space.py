@@ -284,6 +284,24 @@ class TestAdditive:
             parts = [s.width * b.ffn.ratio + b.mixer.heads for s in stages for b in s.blocks]
             assert vector.tolist() == [sum(parts), len(parts)]
 
+    def test_one_row_at_a_time_gives_the_same(self):
+        """Parts that a row lacks, and that no row had before, count nothing."""
+        space = SPACES["hierarchical"]
+        rng = np.random.default_rng(0)
+        genes = np.array([space.sample_genes(rng) for _ in range(20)])
+
+        def costs():
+            return Additive(
+                space,
+                {
+                    hierarchical.Block: lambda block, at: np.array([at.parent.width, block.ffn.ratio, 1]),
+                    hierarchical.Stage: lambda stage, at: np.array([0, 0, stage.width]),
+                },
+            )
+
+        together, apart = costs(), costs()
+        assert np.array_equal(together(genes), np.concatenate([apart(row) for row in genes]))
+
     def test_runs_once_per_distinct_reading(self):
         space = SPACES["hierarchical"]
         rng = np.random.default_rng(0)
