@@ -85,9 +85,7 @@ def train(
     """
     phases = importlib.import_module("nas.phases")
     found, source = phases.remembered(run_dir, experiment, settings or [])
-    with phases.open_run(
-        found, source, run_dir, resume=resume, fresh=True, if_changed=if_changed
-    ) as opened:
+    with phases.open_run(found, source, run_dir, resume=resume, fresh=True, if_changed=if_changed) as opened:
         phases.train_supernet(opened)
 
 
@@ -106,9 +104,7 @@ def profile(
     """
     phases = importlib.import_module("nas.phases")
     found, source = phases.remembered(run_dir, experiment, settings or [])
-    with phases.open_run(
-        found, source, run_dir, resume=resume, fresh=False, if_changed=if_changed
-    ) as opened:
+    with phases.open_run(found, source, run_dir, resume=resume, fresh=False, if_changed=if_changed) as opened:
         phases.profile_device(opened, found.device(device))
 
 
@@ -152,9 +148,7 @@ def verify(
     """
     phases = importlib.import_module("nas.phases")
     found, source = phases.remembered(run_dir, experiment, settings or [])
-    with phases.open_run(
-        found, source, run_dir, resume=True, fresh=False, if_changed=if_changed
-    ) as opened:
+    with phases.open_run(found, source, run_dir, resume=True, fresh=False, if_changed=if_changed) as opened:
         phases.finish_device(opened, found.device(device))
 
 

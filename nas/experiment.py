@@ -103,9 +103,7 @@ class Experiment:
 
     def supernet(self) -> Supernet:
         """A new supernet, its weights initialised from the seed."""
-        return Supernet(
-            self.build, self.space, layouts=self.layouts, bits=self.bits, seed=self.seed
-        )
+        return Supernet(self.build, self.space, layouts=self.layouts, bits=self.bits, seed=self.seed)
 
     def example(self, batch: int = 2) -> torch.Tensor:
         """Inputs of the task's shape, to trace and time modules with."""
@@ -218,9 +216,7 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
 
 def available() -> list[str]:
     """Names of the experiments that come along."""
-    spec = importlib.util.find_spec("experiments")
-    assert spec and spec.submodule_search_locations
-    folder = Path(next(iter(spec.submodule_search_locations)))
+    folder = Path(next(iter(importlib.import_module("experiments").__path__)))
     return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
 
 
@@ -228,24 +224,28 @@ def _load_module(name: str) -> ModuleType:
     if name.endswith(".py"):
         return _load_file(Path(name))
     if name not in available():
-        raise RunError(
-            f"An experiment must be a .py file or one of {', '.join(available())}: got {name!r}."
-        )
+        raise RunError(f"An experiment must be a .py file or one of {', '.join(available())}: got {name!r}.")
     return importlib.import_module(f"experiments.{name}")
+
+
+def module_name(path: Path) -> str:
+    """What an experiment's file is imported as; a file called random.py must not hide the real one."""
+    return f"_experiment_{path.stem}"
 
 
 def _load_file(path: Path) -> ModuleType:
     """Imports a file. Its classes travel to Ray's workers by value, since those cannot import it."""
     if not path.is_file():
         raise RunError(f"An experiment must be a .py file that exists: got {path}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
+    spec = importlib.util.spec_from_file_location(module_name(path), path)
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[spec.name] = module
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # for modules that lie beside it
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise RunError(f"{path} must be Python, but line {error.lineno} is not: {error.msg}.") from error
     return module
-
-

@@ -211,9 +211,7 @@ class Supernet:
     def _bits(self, architecture: Any, name: str, shape: tuple[int, ...]) -> int:
         return self.bits(architecture, name) if len(shape) > 1 else 32
 
-    def _buffers(
-        self, skeleton: _Skeleton, given: Mapping[str, Tensor] | None
-    ) -> dict[str, Tensor]:
+    def _buffers(self, skeleton: _Skeleton, given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         if not skeleton.buffers:
             return {}
         device = next(iter(self.bank.values())).device

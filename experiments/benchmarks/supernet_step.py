@@ -39,8 +39,7 @@ def main() -> None:
     by_size = sorted(fresh, key=supernet.parameters_of)
     named = {"largest": space.largest(), "median": by_size[PAIRS // 2], "smallest": space.smallest()}
     results: dict[str, Any] = {
-        f"batch {batch}, a new architecture every step": ratios(supernet, fresh, batch)
-        for batch in (64, 16)
+        f"batch {batch}, a new architecture every step": ratios(supernet, fresh, batch) for batch in (64, 16)
     }
     for title, architecture in named.items():
         results[f"batch 1, {title}"] = ratios(supernet, [architecture] * PAIRS, 1)

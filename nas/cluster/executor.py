@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copyreg
+import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +18,11 @@ from nas.trial import Candidate, Evaluation
 class RayExecutor:
     """Evaluates on `workers` processes of this machine or, given an `address`, on that Ray cluster.
 
-    The evaluation is shipped once, and unpacked once per worker process. It may have `split()`, which
-    gives (a small picklable part, arrays by name), and a static `join(part, arrays)`: the workers of
-    a machine then share the memory of the arrays, which are read-only there.
+    The evaluation is shipped once, and unpacked once per worker process. NumPy arrays in it are not
+    copied: workers of one machine share the memory of Ray's object store, read-only.
 
     Args:
-        evaluate: what to run; picklable, or with `split` and `join`.
+        evaluate: what to run; picklable.
         workers: local processes; a cluster has its own number.
         address: of a running cluster, ``"auto"`` or ``"ray://host:10001"``. `nas` must be installed
             there. Authentication is left to the environment.
@@ -46,7 +47,8 @@ class RayExecutor:
 
         for module in by_value:
             ray.cloudpickle.register_pickle_by_value(module)
-        self._payload = ray.put(_pack(evaluate))
+        _pickle_torch_namespaces_by_name()
+        self._payload = ray.put(evaluate)
         self._evaluate = ray.remote(max_retries=retries, num_cpus=1)(_evaluate)
 
     def submit(self, candidate: Candidate, known: Mapping[str, float]) -> Pending:
@@ -71,30 +73,36 @@ class _Task:
 
     def result(self) -> Evaluation:
         import ray
-        from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+        from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
         try:
             evaluation: Evaluation = ray.get(self.reference)
         except RayTaskError as error:
             raise EvaluationError(_message(error.cause)) from error
-        except (WorkerCrashedError, OutOfMemoryError) as error:
+        except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
             raise EvaluationError(f"The worker process died at every try: {error}") from error
         return evaluation
 
 
+def _pickle_torch_namespaces_by_name() -> None:
+    """A function that uses torch and, say, ``architecture.classes`` looks to cloudpickle as if it used
+    `torch.classes`; it then tries to ship that namespace, which refuses to be pickled."""
+    for name in ("classes", "ops"):
+        if namespace := sys.modules.get(f"torch.{name}"):
+            copyreg.pickle(type(namespace), _torch_namespace_reference)
+
+
+def _torch_namespace_reference(namespace: ModuleType) -> tuple[Any, ...]:
+    package, _, name = namespace.__name__.rpartition(".")
+    return _attribute, (package or "torch", name)
+
+
+def _attribute(package: str, name: str) -> Any:
+    return getattr(importlib.import_module(package), name)
+
+
 def _message(error: BaseException) -> str:
     return str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
-
-
-def _pack(evaluate: Any) -> tuple[Any, ...]:
-    """(join, part, arrays) of an evaluation that can be split, else the evaluation alone."""
-    return (evaluate.join, *evaluate.split()) if hasattr(evaluate, "split") else (evaluate,)
-
-
-def _unpack(packed: tuple[Any, ...]) -> Evaluate:
-    first, *rest = packed
-    evaluate: Evaluate = first(*rest) if rest else first
-    return evaluate
 
 
 _unpacked: dict[str, Evaluate] = {}
@@ -108,7 +116,7 @@ def _evaluate(payload: list[Any], candidate: Candidate, known: Mapping[str, floa
         import ray
 
         _unpacked.clear()  # a supernet may be large: keep one
-        _unpacked[reference.hex()] = _unpack(ray.get(reference))
+        _unpacked[reference.hex()] = ray.get(reference)
         _use_one_thread()
     return attempt(_unpacked[reference.hex()], candidate, known)
 

@@ -20,7 +20,7 @@ _RUN = """\
 import numpy as np
 import onnxruntime as ort
 session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-x = np.zeros({shape}, dtype=np.{dtype})  # your inputs, prepared as in training
+x = np.zeros({shape}, dtype=np.{dtype})  # inputs: {preparation}
 print(session.run(["y"], {{"x": x}})[0])
 ```
 """
@@ -39,6 +39,7 @@ def card(
     bits: Mapping[str, int],
     example: Tensor,
     device: str | None = None,
+    preparation: str = "prepared as in training",
 ) -> str:
     """Markdown for one verified subnet.
 
@@ -48,11 +49,14 @@ def card(
         bits: bits per weight matrix, `{name: bits}`.
         example: an input `(B, …)`; its shape and dtype go into the example code.
         device: the device in words, see `Profile.describe`; default: its name.
+        preparation: in words, what is done to raw inputs, see `Task.preparation`.
     """
     quality = _quality_name(entry)
     unit = next((o["unit"] for o in run.get("objectives", ()) if o["name"] == quality), "")
     shape = (1, *example.shape[1:])
-    run_code = _RUN.format(shape=shape, dtype=str(example.dtype).removeprefix("torch."))
+    run_code = _RUN.format(
+        shape=shape, dtype=str(example.dtype).removeprefix("torch."), preparation=preparation
+    )
     sections = (
         f"# Subnet {entry['id']}\n",
         f"Found by `{entry['search']}` in the run `{run.get('name', 'unnamed')}`.\n",

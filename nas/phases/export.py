@@ -71,12 +71,12 @@ def choose_entry(
     meets = [
         e
         for e in entries
-        if all(
-            _OPERATORS[c.sign](e["objectives"][names[c.name]]["measured"], c.limit) for c in conditions
-        )
+        if all(_OPERATORS[c.sign](e["objectives"][names[c.name]]["measured"], c.limit) for c in conditions)
     ]
     if not meets:
-        raise ExportError(f"Some point must meet {' and '.join(where)}, but {_reach(entries, conditions, names)}.")
+        raise ExportError(
+            f"Some point must meet {' and '.join(where)}, but {_reach(entries, conditions, names)}."
+        )
     signs = {o.name: o.sign for o in objectives}
 
     def order(entry: Entry) -> tuple[float, ...]:  # the goal, then all else, so that ties are settled
@@ -108,6 +108,7 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Pa
             bits={name: b for name, b in bits.items() if name in run.supernet.matrices()},
             example=run.experiment.example(1),
             device=run.profile(run.experiment.device(entry["device"])).describe(),
+            preparation=run.experiment.task.preparation,
         ),
     )
     run.tracker.artifact(folder / "card.md")
@@ -138,7 +139,9 @@ def _resolve(name: str, entries: Sequence[Entry]) -> str:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise ExportError(f"`{name}` must name one device: got {', '.join(matches)}. Add --device, or say which.")
+        raise ExportError(
+            f"`{name}` must name one device: got {', '.join(matches)}. Add --device, or say which."
+        )
     raise ExportError(f"`{name}` must be a figure of the front: it has {', '.join(known)}.")
 
 

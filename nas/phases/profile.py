@@ -59,6 +59,4 @@ def _print_quality(found: Profile) -> None:
         ("timing it again", "test_retest"),
     ):
         quality = found.quality[key]
-        console.print(
-            f"  {title:>24}: error {quality['mape']:.1f} %, Kendall τ {quality['kendall_tau']:.3f}"
-        )
+        console.print(f"  {title:>24}: error {quality['mape']:.1f} %, Kendall τ {quality['kendall_tau']:.3f}")

@@ -18,7 +18,14 @@ import torch
 from nas.devices import Device, Profile
 from nas.errors import RunError
 from nas.evaluation import Evaluator, LatencyPredictor
-from nas.experiment import Experiment, Source, check_settings, load_experiment, settings_of
+from nas.experiment import (
+    Experiment,
+    Source,
+    check_settings,
+    load_experiment,
+    module_name,
+    settings_of,
+)
 from nas.objectives import Objective
 from nas.rundir import RunDirectory, file_hash
 from nas.settings import differences, parse_assignments
@@ -86,7 +93,7 @@ class Run:
     @property
     def modules(self) -> list[ModuleType]:
         """Modules that Ray's workers cannot import: the file of the experiment."""
-        return [sys.modules[Path(self.source.path).stem]] if self.source.path else []
+        return [sys.modules[module_name(Path(self.source.path))]] if self.source.path else []
 
 
 @contextmanager
@@ -219,9 +226,7 @@ def _changes(directory: RunDirectory, now: dict[str, Any]) -> list[str]:
     return changes
 
 
-def _describe(
-    directory: RunDirectory, experiment: Experiment, now: dict[str, Any], tracker: Tracker
-) -> None:
+def _describe(directory: RunDirectory, experiment: Experiment, now: dict[str, Any], tracker: Tracker) -> None:
     metric = experiment.task.metric
     objectives = [Objective(metric.name, metric.unit, metric.direction)]
     objectives += [Objective(f"latency_ms.{d.name}", "ms", "minimize") for d in experiment.devices]
@@ -249,5 +254,3 @@ def _machine() -> dict[str, Any]:
 def python_source(experiment: Experiment) -> Source:
     """The source of an experiment that was made in Python and is known by name alone."""
     return Source("", {}, None, None)
-
-

@@ -31,9 +31,7 @@ def train_supernet(run: Run) -> None:
             run.tracker.metrics(epoch.step, values, prefix="training")
 
         done = [0]
-        train(
-            supernet, experiment.task, recipe, directory.supernet, seed=experiment.seed, on_epoch=on_epoch
-        )
+        train(supernet, experiment.task, recipe, directory.supernet, seed=experiment.seed, on_epoch=on_epoch)
     metric = experiment.task.metric
     for title, architecture in (
         ("largest", experiment.space.largest()),
@@ -44,5 +42,3 @@ def train_supernet(run: Run) -> None:
             f"  {title:>8} subnet: {tally.mean:.2f} ± {tally.std_error:.2f} {metric.unit} {metric.name} "
             f"on search, {supernet.parameters_of(architecture):,} parameters"
         )
-
-

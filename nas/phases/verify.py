@@ -47,9 +47,7 @@ def verify_front(run: Run, device: Device) -> list[Entry]:
 def verify_trials(run: Run, device: Device, trials: Sequence[Trial]) -> list[Entry]:
     """Verifies `trials` for a device and joins them with what is in front.json."""
     before = run.directory.read_front()
-    known = {
-        e["id"]: e for e in before if e["device"] == device.name and e["weights"] == run.weights
-    }
+    known = {e["id"]: e for e in before if e["device"] == device.name and e["weights"] == run.weights}
     missing = [trial for trial in trials if trial.id not in known]
     if missing:
         known |= {entry["id"]: entry for entry in _verify(run, device, missing)}
@@ -71,9 +69,7 @@ def print_front(run: Run, device: Device, entries: Sequence[Entry]) -> None:
         table.add_column(column, justify="right")
     front = [e for e in entries if e["front"]]
     for entry in front:
-        quality, time, size = (
-            entry["objectives"].get(n, {}) for n in (metric.name, latency, "size_bytes")
-        )
+        quality, time, size = (entry["objectives"].get(n, {}) for n in (metric.name, latency, "size_bytes"))
         table.add_row(
             entry["id"],
             f"{quality['predicted']:.2f} → {quality['measured']:.2f}",
@@ -220,9 +216,7 @@ def _finalists(run: Run, device: Device, trials: Sequence[Trial]) -> list[Trial]
 
 def _mark_front(entries: Sequence[Entry], objectives: Sequence[Objective]) -> None:
     """Sets `front`: non-dominated by what was measured."""
-    measured = [
-        {o.name: entry["objectives"][o.name]["measured"] for o in objectives} for entry in entries
-    ]
+    measured = [{o.name: entry["objectives"][o.name]["measured"] for o in objectives} for entry in entries]
     for entry, keep in zip(entries, nondominated(as_costs(objectives, measured)), strict=True):
         entry["front"] = bool(keep)
 

@@ -27,9 +27,7 @@ def matches(node: Any, value: Any) -> bool:
         return same and all(map(matches, node, value))
     if dataclasses.is_dataclass(node):
         names = [f.name for f in dataclasses.fields(node)]
-        return type(node) is type(value) and all(
-            matches(getattr(node, n), getattr(value, n)) for n in names
-        )
+        return type(node) is type(value) and all(matches(getattr(node, n), getattr(value, n)) for n in names)
     return bool(node == value)
 
 

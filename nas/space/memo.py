@@ -19,9 +19,7 @@ class Memo(Generic[T]):
     def __init__(self) -> None:
         self._known: dict[int, dict[tuple[int, ...], dict[tuple[int, ...], Known[T]]]] = {}
 
-    def get(
-        self, position: int, genes: Sequence[int], compute: Callable[[], Known[T]]
-    ) -> Known[T]:
+    def get(self, position: int, genes: Sequence[int], compute: Callable[[], Known[T]]) -> Known[T]:
         """The result at `position` and the genes it depends on; `compute` gives both when unknown."""
         tables = self._known.setdefault(position, {})
         for reads, table in tables.items():

@@ -63,16 +63,16 @@ class Space:
     def __init__(self, template: Any, constraints: Sequence[Constraint] = ()) -> None:
         self.template = template
         self.constraints = tuple(constraints)
-        self.classes = {
-            name: cls for name, cls in reachable_classes(template).items() if cls not in _HOLES
-        }
+        self.classes = {name: cls for name, cls in reachable_classes(template).items() if cls not in _HOLES}
         self._flat = flatten(template)
         require_disjoint_options(self._flat.genes)
         self._checks = self._checks_by_position()
         self._counts: Memo[int] = Memo()
         self._options: Memo[tuple[int, ...]] = Memo()
         if self.size == 0:
-            raise SpaceError("A space must hold at least one legal architecture, but its constraints leave none.")
+            raise SpaceError(
+                "A space must hold at least one legal architecture, but its constraints leave none."
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Space, (self.template, self.constraints)
@@ -151,9 +151,7 @@ class Space:
         """The legal, canonical vector next to `genes`: each choice kept where it can be kept."""
         return self._complete(lambda i, options: min(options, key=lambda o: (abs(o - int(genes[i])), o)))
 
-    def mutate(
-        self, genes: np.ndarray, rng: np.random.Generator, rate: float | None = None
-    ) -> np.ndarray:
+    def mutate(self, genes: np.ndarray, rng: np.random.Generator, rate: float | None = None) -> np.ndarray:
         """A legal neighbour: each active gene redrawn with probability `rate` (default 1/active), one at least."""
         free = np.flatnonzero(self.active(genes) & (self.cardinalities > 1))
         if not len(free):
@@ -302,7 +300,9 @@ class Space:
             yield from self._choices(hole.options[choice], value, path)
         elif isinstance(hole, Repeat):
             if not isinstance(value, tuple) or not hole.low <= len(value) <= hole.high:
-                raise SpaceError(f"`{path}` must be a tuple of {hole.low} to {hole.high} items: got {value!r}.")
+                raise SpaceError(
+                    f"`{path}` must be a tuple of {hole.low} to {hole.high} items: got {value!r}."
+                )
             yield self._flat.at[path, id(node)], len(value) - hole.low, path
             for k, item in enumerate(value):
                 yield from self._choices(hole.block, item, join(path, k))
@@ -317,7 +317,9 @@ class Space:
                 yield from self._choices(item, inner, join(path, i))
         elif dataclasses.is_dataclass(node):
             if type(node) is not type(value):
-                raise SpaceError(f"`{path or 'architecture'}` must be a {type(node).__name__}: got {value!r}.")
+                raise SpaceError(
+                    f"`{path or 'architecture'}` must be a {type(node).__name__}: got {value!r}."
+                )
             for field in dataclasses.fields(node):
                 item, inner = getattr(node, field.name), getattr(value, field.name)
                 yield from self._choices(item, inner, join(path, field.name))
@@ -341,4 +343,3 @@ def _walk(value: Any, path: str = "", ancestors: tuple[Any, ...] = ()) -> Iterat
 
 def _name_of(rule: Any) -> str:
     return repr(rule) if dataclasses.is_dataclass(rule) else getattr(rule, "__qualname__", repr(rule))
-

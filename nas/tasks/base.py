@@ -75,6 +75,10 @@ class Task(Protocol):
     def fingerprint(self) -> str:
         """12 hex digits: equal for equal data and splits."""
 
+    @property
+    def preparation(self) -> str:
+        """In words, what was done to raw inputs."""
+
     def batches(
         self, split: Split, *, seed: int = 0, epoch: int = 0, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Batch]:

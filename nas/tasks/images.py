@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ class ImageClassification:
         labels: int64 (N,), 0 … classes − 1.
         splits: indices per split.
         augment: applied to batches of *train*.
+        preparation: in words, how `images` were made from pixels; who deploys a model needs it.
     """
 
     images: np.ndarray
@@ -38,6 +39,7 @@ class ImageClassification:
     augment: Augment | None = None
     batch_size: int = 64
     eval_batch_size: int = 512
+    preparation: str = "as given"
 
     metric = Metric("accuracy", "%", "maximize")
 
@@ -88,12 +90,15 @@ def digits(batch_size: int = 64) -> ImageClassification:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    return from_arrays(
+    task = from_arrays(
         data.images.astype(np.float32) / 16, data.target, augment=RandomAffine(), batch_size=batch_size
     )
+    return replace(task, preparation=task.preparation.replace("as in the arrays", "divided by 16"))
 
 
-def from_npz(path: str | Path, *, augment: Augment | None = None, batch_size: int = 64) -> ImageClassification:
+def from_npz(
+    path: str | Path, *, augment: Augment | None = None, batch_size: int = 64
+) -> ImageClassification:
     """One's own arrays: `images` and `labels`, and `test_images`, `test_labels` where a test set exists.
 
     Images are (N, H, W), (N, H, W, channels) or (N, channels, H, W) with 1 to 4 channels, as integers
@@ -119,9 +124,7 @@ def from_npz(path: str | Path, *, augment: Augment | None = None, batch_size: in
         if not {"test_images", "test_labels"} <= set(arrays):
             raise DataError(f"{path} must hold both `test_images` and `test_labels`, or neither.")
         test = arrays["test_images"], arrays["test_labels"]
-    return from_arrays(
-        arrays["images"], arrays["labels"], test=test, augment=augment, batch_size=batch_size
-    )
+    return from_arrays(arrays["images"], arrays["labels"], test=test, augment=augment, batch_size=batch_size)
 
 
 def from_arrays(
@@ -133,6 +136,7 @@ def from_arrays(
     batch_size: int = 64,
 ) -> ImageClassification:
     """A task over arrays; see `from_npz`. Without `test`, a fifth of the data is set aside for it."""
+    pixels = "divided by 255" if np.issubdtype(images.dtype, np.integer) else "as in the arrays"
     images, labels = _images("images", images), _labels("labels", labels, len(images))
     order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
     shares = dict(SHARES)
@@ -154,8 +158,16 @@ def from_arrays(
     if small := [name for name in SPLITS if len(splits[name]) < 2]:
         raise DataError(f"Every split must hold 2 images or more: {small} would not, of {len(order)} images.")
     seen = images[splits["train"]]
-    images = (images - seen.mean()) / max(float(seen.std()), 1e-6)
-    return ImageClassification(images, labels, splits, int(labels.max()) + 1, augment, batch_size)
+    mean, spread = float(seen.mean()), max(float(seen.std()), 1e-6)
+    return ImageClassification(
+        (images - np.float32(mean)) / np.float32(spread),
+        labels,
+        splits,
+        int(labels.max()) + 1,
+        augment,
+        batch_size,
+        preparation=f"pixels {pixels}, minus {mean:.6f}, divided by {spread:.6f}",
+    )
 
 
 @dataclass(frozen=True)

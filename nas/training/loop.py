@@ -97,9 +97,7 @@ def train(
 
 
 class _Training:
-    def __init__(
-        self, supernet: Supernet, task: Task, recipe: Recipe, folder: Path, seed: int
-    ) -> None:
+    def __init__(self, supernet: Supernet, task: Task, recipe: Recipe, folder: Path, seed: int) -> None:
         self.task, self.recipe, self.folder, self.seed = task, recipe, folder, seed
         self.device = _device(recipe.device)
         self.supernet = supernet.to(self.device)
@@ -181,7 +179,9 @@ class _Training:
         tensors, metadata = load_tensors(path)
         for name, parameter in self.supernet.bank.items():
             if name not in tensors or tensors[name].shape != parameter.shape:
-                raise RunError(f"{path} must fit this supernet, but `{name}` differs: another space wrote it.")
+                raise RunError(
+                    f"{path} must fit this supernet, but `{name}` differs: another space wrote it."
+                )
             parameter.data.copy_(tensors[name])
             moments = {m: tensors[f"{m}:{name}"] for m in _MOMENTS if f"{m}:{name}" in tensors}
             if moments:
