@@ -45,7 +45,7 @@ def from_json(data: Any, classes: Mapping[str, type], path: str = "") -> Any:
         return tuple(from_json(v, classes, join(path, i)) for i, v in enumerate(data))
     if not isinstance(data, Mapping):
         return data
-    tag = data.get(TYPE)
+    tag = str(data.get(TYPE))
     if tag not in classes:
         raise SpaceError(
             f"`{path or 'architecture'}` must be one of the classes that the space reaches: "

@@ -30,7 +30,9 @@ class Bar:
 
     def advance(self, note: str | None = None, steps: int = 1) -> None:
         self._done += steps
-        self._progress.update(self._task, advance=steps, **({} if note is None else {"note": note}))
+        self._progress.update(self._task, advance=steps)
+        if note is not None:
+            self._progress.update(self._task, note=note)
         quarter = max(1, self._total // 4)
         if not console.is_terminal and self._done % quarter < steps and self._done < self._total:
             console.print(f"  {self._title} {self._done}/{self._total} {note or ''}".rstrip())

@@ -65,7 +65,7 @@ def slices(name: str, stored: Layout, wanted: Layout) -> tuple[slice, ...]:
 
 
 def cut(name: str, tensor: Tensor, stored: Layout, wanted: Layout, shape: tuple[int, ...]) -> Tensor:
-    """The part of `tensor`, kept in its logical shape `stored`, that `wanted` names, as a parameter of `shape`.
+    """The part of `tensor` (of logical shape `stored`) that `wanted` names, as a parameter of `shape`.
 
     A view wherever no merged axis is cut.
     """

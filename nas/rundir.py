@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ class RunDirectory:
     def read_front(self) -> list[dict[str, Any]]:
         return list(self._json("front.json")) if self.front.exists() else []
 
-    def write_front(self, entries: list[Mapping[str, Any]]) -> None:
-        write_atomically(self.front, json.dumps(entries, indent=1) + "\n")
+    def write_front(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        write_atomically(self.front, json.dumps(list(entries), indent=1) + "\n")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

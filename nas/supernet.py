@@ -166,7 +166,7 @@ class Supernet:
         return list(self.bank.values())
 
     def matrices(self) -> frozenset[str]:
-        """Names of the parameters `….weight` with two axes or more: those that decay and may have few bits."""
+        """Names of the parameters `….weight` with two axes or more: they decay and may have few bits."""
         return self._matrices
 
     def state(self) -> dict[str, Tensor]:

@@ -146,5 +146,5 @@ class TestArrays:
         with pytest.raises(DataError, match="no file"):
             from_npz(tmp_path / "missing.npz")
         (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 not a zip")
-        with pytest.raises(DataError, match="must be an .npz"):
+        with pytest.raises(DataError, match=r"must be an \.npz"):
             from_npz(tmp_path / "bad.npz")

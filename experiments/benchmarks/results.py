@@ -13,7 +13,7 @@ import torch
 FOLDER = Path(__file__).parent.parent / "results"
 
 
-def summary(ratios: np.ndarray) -> dict[str, float]:
+def summary(ratios: np.ndarray) -> dict[str, Any]:
     """Median and quartiles of ratios of interleaved runs."""
     low, middle, high = np.percentile(ratios, (25, 50, 75))
     return {"median": float(middle), "quartiles": [float(low), float(high)], "n": len(ratios)}

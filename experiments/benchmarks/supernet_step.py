@@ -50,7 +50,7 @@ def main() -> None:
     print(f"written to {path}")
 
 
-def ratios(supernet: Supernet, architectures: list[Any], batch: int) -> dict[str, float]:
+def ratios(supernet: Supernet, architectures: list[Any], batch: int) -> dict[str, Any]:
     """Time of the supernet over time of the plain module, pair by pair, in turn first and second."""
     x, y = torch.randn(batch, 1, 8, 8), torch.randint(10, (batch,))
     found = []

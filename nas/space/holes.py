@@ -49,7 +49,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Between:
-    """A number between `low` and `high`, on a grid of `cardinality` levels so that it encodes as an integer."""
+    """A number between `low` and `high`, on a grid of levels so that it encodes as an integer."""
 
     low: float
     high: float

@@ -152,7 +152,7 @@ class Space:
         return self._complete(lambda i, options: min(options, key=lambda o: (abs(o - int(genes[i])), o)))
 
     def mutate(self, genes: np.ndarray, rng: np.random.Generator, rate: float | None = None) -> np.ndarray:
-        """A legal neighbour: each active gene redrawn with probability `rate` (default 1/active), one at least."""
+        """A legal neighbour: each active gene redrawn with probability `rate` (1/active), one at least."""
         free = np.flatnonzero(self.active(genes) & (self.cardinalities > 1))
         if not len(free):
             return genes.copy()
@@ -238,7 +238,7 @@ class Space:
     def _counts_per_option(self, i: int, genes: list[int]) -> tuple[list[tuple[int, int]], frozenset[int]]:
         gene = self.genes[i]
         reader = Reader(self._flat, genes, i)
-        active = any([reader.holds(condition) for condition in gene.conditions])
+        active = any(reader.holds(condition) for condition in gene.conditions)
         single = not active or isinstance(gene.hole, Between)
         reads, counts, kept = set(reader.reads), [], genes[i]
         for option in (0,) if single else range(gene.cardinality):

@@ -1,0 +1,39 @@
+"""The example in the README runs as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+SMALL = (
+    "training.epochs=1 training.threads=1 profiling.samples=12 profiling.held_out=3 profiling.rounds=5 "
+    "search.workers=0 search.trials=12 search.bounds=4 search.finalists=3"
+).split()
+
+
+def test_the_example_runs(tmp_path, monkeypatch):
+    from sklearn.datasets import load_digits
+
+    from nas.cli import main
+
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    data = load_digits()
+    np.savez(tmp_path / "mine.npz", images=(data.images * 15).astype(np.uint8), labels=data.target)
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    arguments = [part for setting in SMALL for part in ("--set", setting)]
+    with pytest.raises(SystemExit) as end:
+        main(["run", "mine.py", *arguments])
+    assert not end.value.code
+    assert json.loads((tmp_path / "runs" / "mine" / "front.json").read_text())
+
+
+def test_links_lead_somewhere():
+    root = Path(__file__).parent.parent
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (root / target).exists(), target
