@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -57,18 +57,11 @@ def run(
 
     Example: nas run digits --set training.epochs=20 --set seed=7
     """
-    phases = importlib.import_module("nas.phases")
-    found, source = phases.remembered(run_dir, experiment, settings or [])
-    with phases.open_run(
-        found,
-        source,
-        run_dir,
-        resume=resume,
-        fresh=True,
-        if_changed=if_changed,
-        address=address,
-    ) as opened:
-        phases.all_phases(opened, found.device(device))
+    phases, found, source = _load(experiment, settings, run_dir)
+    chosen = found.device(device)
+    options = {"resume": resume, "if_changed": if_changed, "address": address}
+    with phases.open_run(found, source, run_dir, begins=True, **options) as opened:
+        phases.all_phases(opened, chosen)
 
 
 @app.command()
@@ -83,9 +76,9 @@ def train(
 
     Example: nas train digits --set training.epochs=20
     """
-    phases = importlib.import_module("nas.phases")
-    found, source = phases.remembered(run_dir, experiment, settings or [])
-    with phases.open_run(found, source, run_dir, resume=resume, fresh=True, if_changed=if_changed) as opened:
+    phases, found, source = _load(experiment, settings, run_dir)
+    options = {"resume": resume, "if_changed": if_changed}
+    with phases.open_run(found, source, run_dir, begins=True, **options) as opened:
         phases.train_supernet(opened)
 
 
@@ -102,10 +95,11 @@ def profile(
 
     Example: nas profile digits --device torch
     """
-    phases = importlib.import_module("nas.phases")
-    found, source = phases.remembered(run_dir, experiment, settings or [])
-    with phases.open_run(found, source, run_dir, resume=resume, fresh=False, if_changed=if_changed) as opened:
-        phases.profile_device(opened, found.device(device))
+    phases, found, source = _load(experiment, settings, run_dir)
+    chosen = found.device(device)
+    options = {"resume": resume, "if_changed": if_changed}
+    with phases.open_run(found, source, run_dir, **options) as opened:
+        phases.profile_device(opened, chosen)
 
 
 @app.command()
@@ -122,13 +116,10 @@ def search(
 
     Example: nas search digits --device torch
     """
-    phases = importlib.import_module("nas.phases")
-    found, source = phases.remembered(run_dir, experiment, settings or [])
+    phases, found, source = _load(experiment, settings, run_dir)
     chosen = found.device(device)
-    with phases.open_run(
-        found, source, run_dir, resume=resume, fresh=False, if_changed=if_changed, address=address
-    ) as opened:
-        assert opened.weights  # before a profile is made for nothing
+    options = {"resume": resume, "if_changed": if_changed, "address": address}
+    with phases.open_run(found, source, run_dir, needs_weights=True, **options) as opened:
         phases.profile_device(opened, chosen, needed=True)
         phases.search_front(opened, chosen)
         phases.finish_device(opened, chosen)
@@ -146,10 +137,11 @@ def verify(
 
     Example: nas verify digits
     """
-    phases = importlib.import_module("nas.phases")
-    found, source = phases.remembered(run_dir, experiment, settings or [])
-    with phases.open_run(found, source, run_dir, resume=True, fresh=False, if_changed=if_changed) as opened:
-        phases.finish_device(opened, found.device(device))
+    phases, found, source = _load(experiment, settings, run_dir)
+    chosen = found.device(device)
+    options = {"resume": True, "if_changed": if_changed}
+    with phases.open_run(found, source, run_dir, needs_weights=True, **options) as opened:
+        phases.finish_device(opened, chosen)
 
 
 @app.command()
@@ -165,8 +157,9 @@ def export(
     ] = None,
     device: DeviceName = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="safetensors, onnx, pt2; default: all.")
+        list[str] | None, typer.Option("--format", help="safetensors onnx pt2; default: all.")
     ] = None,
+    more_formats: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
 ) -> None:
     """Write a subnet as an ordinary model: safetensors, ONNX, torch.export archive, card.
 
@@ -174,6 +167,9 @@ def export(
     """
     from nas.rundir import RunDirectory
 
+    wanted = [*(formats or ()), *(more_formats or ())]  # --format onnx pt2
+    if more_formats and not formats:
+        raise NasError(f"`nas export` takes one run directory, but got {more_formats} beside it.")
     directory = RunDirectory(run)
     stored = directory.read()
     phases = importlib.import_module("nas.phases")
@@ -185,9 +181,9 @@ def export(
     elif where or best:
         raise NasError("`--id` names one point, so --where and --best must not stand beside it.")
     found, source = phases.reopened(run)
-    with phases.open_run(found, source, run.parent, resume=True, fresh=False, path=run) as opened:
+    with phases.open_run(found, source, run.parent, resume=True, needs_weights=True, path=run) as opened:
         entry = chosen or phases.entry_of(opened, architecture_id, device)
-        folder = phases.export_entry(opened, entry, tuple(formats or ("safetensors", "onnx", "pt2")))
+        folder = phases.export_entry(opened, entry, wanted or ("safetensors", "onnx", "pt2"))
     typer.echo(f"Exported {entry['id']} to {folder}:")
     for path in sorted(folder.iterdir()):
         typer.echo(f"  {path.name:<20} {path.stat().st_size / 1e3:>9.1f} kB")
@@ -210,6 +206,12 @@ def dashboard(
     except ModuleNotFoundError as error:
         raise NasError(f"The dashboard needs its extra: pip install 'nas[dashboard]' ({error}).") from error
     explorer.serve(run, port=port)
+
+
+def _load(experiment: str, settings: list[str] | None, run_dir: Path) -> tuple[Any, Any, Any]:
+    """The phases (their imports take seconds, which `--help` must not), the experiment, its source."""
+    phases = importlib.import_module("nas.phases")
+    return (phases, *phases.remembered(run_dir, experiment, settings or []))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-SMALL = (
-    "training.epochs=1 training.threads=1 profiling.samples=12 profiling.held_out=3 profiling.rounds=5 "
-    "search.workers=0 search.trials=12 search.bounds=4 search.finalists=3"
-).split()
+SMALL = {
+    "training.epochs": 1,
+    "training.threads": 1,
+    "profiling.samples": 12,
+    "profiling.held_out": 3,
+    "profiling.rounds": 5,
+    "search.workers": 0,
+    "search.trials": 12,
+    "search.bounds": 4,
+    "search.finalists": 3,
+}
 
 
 def test_the_example_runs(tmp_path, monkeypatch):
@@ -26,7 +33,7 @@ def test_the_example_runs(tmp_path, monkeypatch):
     np.savez(tmp_path / "mine.npz", images=(data.images * 15).astype(np.uint8), labels=data.target)
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    arguments = [part for setting in SMALL for part in ("--set", setting)]
+    arguments = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
     with pytest.raises(SystemExit) as end:
         main(["run", "mine.py", *arguments])
     assert not end.value.code

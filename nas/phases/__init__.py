@@ -77,5 +77,5 @@ def run_experiment(
         >>> front = [e for e in nas.run(experiment) if e["front"]]
     """
     source = python_source(experiment)
-    with open_run(experiment, source, run_dir, resume=resume, fresh=True) as run:
+    with open_run(experiment, source, run_dir, resume=resume, begins=True) as run:
         return all_phases(run, experiment.device(None))

@@ -63,7 +63,7 @@ def choose_entry(
         of = f" of `{device}`" if device else ""
         raise ExportError(f"There must be a verified front{of} to choose from. `nas verify` makes it.")
     names = {c.name: _resolve(c.name, entries) for c in conditions}
-    goal = _resolve(best or "accuracy", entries)
+    goal = _resolve(best or objectives[0].name, entries)
     entries = [e for e in entries if all(n in e["objectives"] for n in (*names.values(), goal))]
     devices = sorted({e["device"] for e in entries})
     if len(devices) > 1:

@@ -59,11 +59,7 @@ class Run:
     @cached_property
     def weights(self) -> str:
         """Hash of the trained weights. Raises RunError before there are any."""
-        if not self.directory.weights.exists():
-            raise RunError(
-                f"{self.directory.path} must hold a trained supernet, but has none. "
-                f"`nas train {self.source.name}` trains it."
-            )
+        _require_weights(self.directory, self.source)
         return file_hash(self.directory.weights)
 
     @cached_property
@@ -103,7 +99,8 @@ def open_run(
     folder: Path | str,
     *,
     resume: bool,
-    fresh: bool,
+    begins: bool = False,
+    needs_weights: bool = False,
     if_changed: IfChanged = "refuse",
     address: str | None = None,
     path: Path | None = None,
@@ -113,7 +110,8 @@ def open_run(
     Args:
         path: the run directory itself, where that is known.
         resume: continue what is there.
-        fresh: whether the phase begins a run, so that one with work in it is refused without `resume`.
+        begins: whether the phase begins a run, so that one with work in it is refused without `resume`.
+        needs_weights: whether the phase is for naught without a trained supernet.
         if_changed: what to do where settings, space, data or code differ from those it was begun with.
 
     Raises:
@@ -123,12 +121,13 @@ def open_run(
     check_settings(experiment)
     folder = Path(folder)
     uri = experiment.tracking or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    check_reachable(uri)
     now = _identity(experiment, source)
     directory = RunDirectory(path or _choose(folder, experiment.name, now, if_changed))
+    if needs_weights:
+        _require_weights(directory, source)
+    check_reachable(uri)
     with directory.lock():
-        if fresh and directory.started and not resume:
+        if begins and directory.started and not resume:
             raise RunError(
                 f"A run must not overwrite another: {directory.path} holds one. Add --resume to continue "
                 f"it, or choose another --run-dir."
@@ -171,6 +170,14 @@ def remembered(folder: Path | str, name: str, assignments: Sequence[str]) -> tup
         return experiment, source
     stored = directory.read().get("source", {}).get("set", {})
     return load_experiment(name, stored | given) if stored else (experiment, source)
+
+
+def _require_weights(directory: RunDirectory, source: Source) -> None:
+    if not directory.weights.exists():
+        raise RunError(
+            f"{directory.path} must hold a trained supernet, but has none. `nas train {source.name}` "
+            f"trains it."
+        )
 
 
 def objectives_of(stored: dict[str, Any]) -> list[Objective]:

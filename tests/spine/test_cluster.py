@@ -66,7 +66,11 @@ ray.init(address={address!r}, log_to_driver=False, logging_level="error")
 print(len([n for n in ray.nodes() if n["Alive"]]))
 """
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return int(done.stdout.split()[-1])
 

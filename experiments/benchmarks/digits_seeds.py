@@ -4,12 +4,11 @@ The best subnet of a run is the point of its verified front with the highest acc
 correctness on each *test* image is compared with that of 1-NN on the same image: the interval of the mean
 difference comes from a paired bootstrap over images and seeds.
 
-    python -m experiments.digits_seeds [folder of runs]
+    python -m experiments.benchmarks.digits_seeds [folder of runs]
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,13 +21,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
 from experiments import digits
+from experiments.benchmarks.results import write
 from nas.experiment import Experiment
 from nas.phases import run_experiment
 from nas.tasks import ImageClassification
 from nas.training import load_tensors
 
 SEEDS = (0, 1, 2)
-RESULTS = Path(__file__).parent / "results" / "digits_seeds.json"
 
 
 def main() -> None:
@@ -54,7 +53,7 @@ def main() -> None:
         "wrong_test_images": [np.flatnonzero(~c).tolist() for c in correct],
         "wrong_test_images_nearest_neighbour": np.flatnonzero(~neighbour).tolist(),
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written to {write('digits_seeds', results)}")
     for key in list(results)[:6]:
         print(f"{key}: {results[key]}")
     for found in runs:
