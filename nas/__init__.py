@@ -7,7 +7,12 @@ never pays for the half that computes.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
+
+# Read when torch is loaded. Threads that spin while they wait for one another stall a training 40 times
+# as soon as another process wants the same cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC = {
     "Constraint": "nas.space",
