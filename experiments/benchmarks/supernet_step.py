@@ -19,42 +19,65 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.benchmarks.results import FOLDER, summary, write
+from nas.space import Space
 from nas.supernet import Supernet
 from nas.tasks import digits
+from nas.training import frozen_heap
 from search_spaces import hierarchical
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PAIRS = 60
+PAIRS = 40
+
+
+class Images32:
+    """The shape of CIFAR: what the larger space is sized for."""
+
+    classes, image_shape = 10, (3, 32, 32)
+
+
+def spaces() -> dict[str, Space]:
+    """That of the main job, and one of some 5 to 50 MMACs."""
+    bits = (32,)
+    widths = ((64, 96, 128), (128, 192, 256))
+    larger = hierarchical.space(Images32, widths=widths, depths=(3, 5), heads=(4, 8, 16), bits=bits)
+    return {"digits": hierarchical.space(digits(), bits=bits), "32×32 images": larger}
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    task = digits()
-    space = hierarchical.space(task, bits=(32,))
-    supernet = Supernet(hierarchical.build, space)
-    rng = np.random.default_rng(0)
-    fresh = [space.sample(rng) for _ in range(PAIRS)]
-    by_size = sorted(fresh, key=supernet.parameters_of)
-    named = {"largest": space.largest(), "median": by_size[PAIRS // 2], "smallest": space.smallest()}
-    results: dict[str, Any] = {
-        f"batch {batch}, a new architecture every step": ratios(supernet, fresh, batch) for batch in (64, 16)
-    }
-    for title, architecture in named.items():
-        results[f"batch 1, {title}"] = ratios(supernet, [architecture] * PAIRS, 1)
-    for title, found in results.items():
-        print(f"{title:<44} {found['median']:.3f}  (quartiles {found['quartiles']})")
+    results: dict[str, Any] = {}
+    with frozen_heap():  # as in training
+        for name, space in spaces().items():
+            supernet = Supernet(hierarchical.build, space)
+            rng = np.random.default_rng(0)
+            fresh = [space.sample(rng) for _ in range(PAIRS)]
+            for batch in (64, 16) if name == "digits" else (64,):
+                title = f"{name}, batch {batch}, new architectures"
+                results[title] = report(title, ratios(supernet, fresh, batch))
+            by_size = sorted(fresh, key=supernet.parameters_of)
+            named = {"largest": space.largest(), "median": by_size[PAIRS // 2], "smallest": space.smallest()}
+            for size, architecture in named.items():
+                title = f"{name}, batch 1, {size}"
+                results[title] = report(title, ratios(supernet, [architecture] * PAIRS, 1))
     path = write("supernet_step", {"ratio to the plain module": results})
     draw(results)
     print(f"written to {path}")
 
 
+def report(title: str, found: dict[str, Any]) -> dict[str, Any]:
+    low, high = found["quartiles"]
+    print(f"{title:<42} {found['median']:.3f}  (quartiles {low:.3f} to {high:.3f})", flush=True)
+    return found
+
+
 def ratios(supernet: Supernet, architectures: list[Any], batch: int) -> dict[str, Any]:
     """Time of the supernet over time of the plain module, pair by pair, in turn first and second."""
-    x, y = torch.randn(batch, 1, 8, 8), torch.randint(10, (batch,))
+    channels, side = supernet.space.template.channels, 8 if supernet.space.template.channels == 1 else 32
+    x, y = torch.randn(batch, channels, side, side), torch.randint(10, (batch,))
     found = []
-    for i, architecture in enumerate([*architectures[:5], *architectures]):
+    for i, architecture in enumerate([*architectures[:3], *architectures]):
         plain = supernet.extract(architecture, quantized=False).train()
         pair: list[Callable[[], float]] = [
             lambda a=architecture: timed(lambda images: supernet(a, images, train=True), x, y),  # type: ignore[misc]
@@ -67,7 +90,7 @@ def ratios(supernet: Supernet, architectures: list[Any], batch: int) -> dict[str
         for parameter in supernet.parameters():
             parameter.grad = None
         found.append(seconds[0] / seconds[1])
-    return summary(np.array(found[5:]))
+    return summary(np.array(found[3:]))
 
 
 def forget() -> None:
@@ -84,7 +107,7 @@ def timed(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> float:
 
 
 def draw(results: dict[str, Any]) -> None:
-    figure, axes = plt.subplots(figsize=(8, 3))
+    figure, axes = plt.subplots(figsize=(9, 4))
     titles = list(results)[::-1]
     middles = [results[t]["median"] for t in titles]
     spans = np.array([results[t]["quartiles"] for t in titles]).T

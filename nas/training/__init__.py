@@ -1,6 +1,7 @@
 """Training of supernets."""
 
 from nas.training.checkpoint import load_tensors, save_tensors
+from nas.training.heap import frozen_heap
 from nas.training.loop import Epoch, Recipe, distillation, train
 from nas.training.subnets import Sandwich, Subnets
 
@@ -10,6 +11,7 @@ __all__ = [
     "Sandwich",
     "Subnets",
     "distillation",
+    "frozen_heap",
     "load_tensors",
     "save_tensors",
     "train",

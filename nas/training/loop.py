@@ -19,6 +19,7 @@ from nas.supernet import Supernet
 from nas.tasks import Batch, Tally, Task
 from nas.threads import cpu_threads
 from nas.training.checkpoint import load_tensors, save_tensors
+from nas.training.heap import frozen_heap
 from nas.training.subnets import Sandwich, Subnets
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -89,7 +90,7 @@ def train(
         RunError: a damaged checkpoint, or a loss that is not finite (names step and architecture).
     """
     training = _Training(supernet, task, recipe, folder, seed)
-    with cpu_threads(recipe.threads):
+    with cpu_threads(recipe.threads), frozen_heap():
         for epoch in training.epochs():
             on_epoch(epoch)
     save_tensors(folder / "model.safetensors", supernet.to("cpu").state(), {"format": "nas.supernet"})
