@@ -10,8 +10,10 @@ import importlib
 import os
 from typing import Any
 
-# Read when torch is loaded. Threads that spin while they wait for one another stall a training 40 times
+# Both are read when a library is loaded. ONNX Runtime would keep a telemetry database and a thread for it
+# in every process. Threads that spin while they wait for one another stall a training 40 times
 # as soon as another process wants the same cores.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _PUBLIC = {

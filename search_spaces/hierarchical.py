@@ -6,7 +6,8 @@ The dataclasses are the architecture, `space(task)` is the same with holes, `bui
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -304,10 +305,21 @@ class BlockCosts:
     image_side: int
 
     def __call__(self, block: Block, at: Context) -> np.ndarray:
-        side, width = map_side(self.image_side, at), at.parent.width
-        with torch.device("meta"):
-            module = build_block(width, block)
-        return _counted(module, 1, side, side, width)
+        plain = Block(_without_bits(block.mixer), _without_bits(block.ffn))
+        return _block_counts(map_side(self.image_side, at), at.parent.width, plain)
+
+
+@lru_cache(maxsize=10_000)
+def _block_counts(side: int, width: int, block: Block) -> np.ndarray:
+    with torch.device("meta"):
+        module = build_block(width, block)
+    return _counted(module, 1, side, side, width)
+
+
+def _without_bits(part: Any) -> Any:
+    """A part with its default bits. Bits cost no operation, and what is not read need not be told apart."""
+    cls = part.__class__  # not type(part): it may be a view
+    return cls(**{f.name: getattr(part, f.name) for f in fields(cls) if f.name != "bits"})
 
 
 def _counted(module: nn.Module, *shape: int) -> np.ndarray:
