@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from spine.conftest import copied, settings
 
 from nas.pareto import nondominated
 
@@ -94,8 +95,6 @@ def test_output_ends_with_a_command_that_exports_the_point_it_names(finished_cop
 
 @pytest.fixture(scope="module")
 def exported(finished, nas, tmp_path_factory) -> Path:
-    from spine.conftest import copied
-
     run = copied(finished.parent, tmp_path_factory.mktemp("exported") / "runs") / "digits"
     nas("export", run, "--best", "accuracy")
     (folder,) = (run / "exports").iterdir()
@@ -205,8 +204,6 @@ def test_resuming_a_finished_run_changes_nothing(finished_copy, nas):
 
 @pytest.mark.parametrize("searcher", ["nas.searchers.TPE", "nas.searchers.RandomSearch"])
 def test_other_searchers_are_one_setting_away(trained, nas, tmp_path, searcher):
-    from spine.conftest import copied
-
     folder = copied(trained, tmp_path / "runs")
     changes = ["--set", f"search.searcher={searcher}", "--set", "search.trials=20"]
     nas("search", "digits", "--run-dir", folder, "--if-changed", "continue", *changes)
@@ -216,7 +213,6 @@ def test_other_searchers_are_one_setting_away(trained, nas, tmp_path, searcher):
 
 def test_own_arrays_by_path(nas, tmp_path):
     from sklearn.datasets import load_digits
-    from spine.conftest import settings
 
     data = load_digits()
     images = np.kron(data.images[:400], np.ones((2, 2)))  # 16 × 16
@@ -226,3 +222,29 @@ def test_own_arrays_by_path(nas, tmp_path):
     nas("run", "digits", "--run-dir", folder, *small, "--set", f"data={tmp_path / 'mine.npz'}")
     front = json.loads((folder / "digits" / "front.json").read_text())
     assert front[0]["architecture"]["stem"]["patch"] == 2
+
+
+def test_an_experiment_file_with_a_module_beside_it_runs_on_ray(nas, tmp_path):
+    """The file's name must not hide another module, and workers must be able to unpack what it defines."""
+    (tmp_path / "my_parts.py").write_text("WIDTHS = ((8, 16), (16, 24))\n")
+    (tmp_path / "random.py").write_text(
+        "import my_parts\n"
+        "import torch\n"
+        "from torch import nn\n"
+        "import nas\n"
+        "from nas.tasks import digits\n"
+        "from search_spaces import hierarchical\n"
+        "def build(architecture):\n"
+        "    module = hierarchical.build(architecture)\n"
+        "    module.scale = nn.Parameter(torch.ones(architecture.classes))\n"
+        "    return module\n"
+        "def experiment():\n"
+        "    task = digits()\n"
+        "    space = hierarchical.space(task, widths=my_parts.WIDTHS, depths=(1, 2))\n"
+        "    return nas.Experiment('mine', task, space, build)\n"
+    )
+    small = settings(search__trials=6, search__bounds=3, training__epochs=1, search__workers=1)
+    nas("run", tmp_path / "random.py", "--run-dir", tmp_path / "my runs", *small)
+    front = json.loads((tmp_path / "my runs" / "mine" / "front.json").read_text())
+    assert front[0]["objectives"]["accuracy"]["measured"] > 0
+    nas("export", tmp_path / "my runs" / "mine", "--format", "safetensors")
