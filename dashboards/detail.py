@@ -30,7 +30,7 @@ def detail(view: RunView, device: str, selected: str | None) -> list[Component]:
         html.H3(html.Code(selected)),
         html.P(_origin(trial, entry), className="muted"),
         _numbers(view, trial, entry),
-        *_export(view, selected, entry),
+        *_export(view, device, selected, entry),
         html.H3("Architecture"),
         html.Pre(outline(architecture), className="tree"),
         html.Details([html.Summary("as JSON"), html.Pre(json.dumps(architecture, indent=2))]),
@@ -84,9 +84,9 @@ def _label(objective: Objective) -> str:
     return f"{title(objective)} on {device}" if device else title(objective)
 
 
-def _export(view: RunView, selected: str, entry: Record | None) -> list[Component]:
+def _export(view: RunView, device: str, selected: str, entry: Record | None) -> list[Component]:
     """The command, and what it does for an architecture that nobody has measured."""
-    command = f"nas export {shlex.quote(str(view.path))} --id {selected}"
+    command = f"nas export {shlex.quote(str(view.path))} --device {device} --id {selected}"
     lines: list[Component] = [
         html.H3("Take it home"),
         html.Div(

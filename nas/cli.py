@@ -170,6 +170,7 @@ def export(
     wanted = [*(formats or ()), *(more_formats or ())]  # --format onnx pt2
     if more_formats and not formats:
         raise NasError(f"`nas export` takes one run directory, but got {more_formats} beside it.")
+    run = run.resolve()
     directory = RunDirectory(run)
     stored = directory.read()
     phases = importlib.import_module("nas.phases")
@@ -181,7 +182,8 @@ def export(
     elif where or best:
         raise NasError("`--id` names one point, so --where and --best must not stand beside it.")
     found, source = phases.reopened(run)
-    with phases.open_run(found, source, run.parent, resume=True, needs_weights=True, path=run) as opened:
+    options = {"resume": True, "needs_weights": True, "path": run, "on_error": "FINISHED"}
+    with phases.open_run(found, source, run.parent, **options) as opened:
         entry = chosen or phases.entry_of(opened, architecture_id, device)
         folder = phases.export_entry(opened, entry, wanted or ("safetensors", "onnx", "pt2"))
     typer.echo(f"Exported {entry['id']} to {folder}:")
@@ -205,7 +207,10 @@ def dashboard(
         explorer = importlib.import_module("dashboards.explorer")
     except ModuleNotFoundError as error:
         raise NasError(f"The dashboard needs its extra: pip install 'nas[dashboard]' ({error}).") from error
-    explorer.serve(run, port=port)
+    try:
+        explorer.serve(run, port=port)
+    except OSError as error:
+        raise NasError(f"`--port` must be free: got {port} ({error}). Choose another.") from error
 
 
 def _load(experiment: str, settings: list[str] | None, run_dir: Path) -> tuple[Any, Any, Any]:

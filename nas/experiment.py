@@ -6,8 +6,12 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
+import re
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +22,9 @@ import torch
 
 from nas.devices import Device, OnnxRuntime, TorchEager
 from nas.devices.costs import count
-from nas.errors import RunError
+from nas.errors import NasError, RunError
 from nas.evaluation import SIZE_BYTES, Measure
+from nas.objectives import Objective
 from nas.quantize import BitsOf, bits_by_path
 from nas.searchers import NSGA2
 from nas.settings import describe, replaced
@@ -154,8 +159,16 @@ class Source:
 
     name: str
     settings: Mapping[str, str]
-    path: str | None = None
+    path: str | None = None  # of a file that is no module of ours
     sha256: str | None = None
+    file: Path | None = None
+
+    @classmethod
+    def of_file(cls, file: Path, settings: Mapping[str, str], name: str | None = None) -> Source:
+        """A user's file, or, by `name`, one that comes along."""
+        path = None if name else str(file.resolve())
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        return cls(name or str(path), dict(settings), path, sha256, file)
 
 
 def load_experiment(name: str, assignments: Mapping[str, str]) -> tuple[Experiment, Source]:
@@ -168,20 +181,43 @@ def load_experiment(name: str, assignments: Mapping[str, str]) -> tuple[Experime
         RunError: no such file or name, no function in it, or no such setting.
     """
     module = _load_module(name)
+    file = Path(module.__file__ or "")
     function = getattr(module, "experiment", None)
     if not callable(function):
         raise RunError(f"{module.__file__} must define a function `experiment()`, but does not.")
     parameters = inspect.signature(function).parameters
-    experiment = function(**{k: v for k, v in assignments.items() if k in parameters})
+    assignments = {k: _absolute(v) if k in parameters else v for k, v in assignments.items()}
+    with _errors_of(file):
+        experiment = function(**{k: v for k, v in assignments.items() if k in parameters})
     if not isinstance(experiment, Experiment):
         raise RunError(f"`experiment()` in {module.__file__} must return an Experiment: got {experiment!r}.")
     for key, text in assignments.items():
         if key not in parameters:
             experiment = replaced(experiment, key, text)
-    path = Path(module.__file__ or "")
-    where = str(path.resolve()) if name.endswith(".py") else None
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return check_settings(experiment), Source(name, dict(assignments), where, sha256)
+    known = None if name.endswith(".py") else name
+    return check_settings(experiment), Source.of_file(file, assignments, known)
+
+
+def _absolute(text: str) -> str:
+    """A path to a file as seen from anywhere; other texts as they are."""
+    return str(Path(text).resolve()) if Path(text).is_file() else text
+
+
+@contextmanager
+def _errors_of(file: Path) -> Iterator[None]:
+    """Errors of a user's file, as one message that names the line."""
+    try:
+        yield
+    except NasError:
+        raise
+    except SyntaxError as error:
+        raise RunError(f"{file} must be Python, but line {error.lineno} is not: {error.msg}.") from error
+    except Exception as error:
+        places = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
+        line = f" in line {places[-1]}" if places else ""
+        raise RunError(
+            f"{file} must make an experiment, but{line}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def check_settings(experiment: Experiment) -> Experiment:
@@ -203,9 +239,39 @@ def check_settings(experiment: Experiment) -> Experiment:
     for name, (value, low) in least.items():
         if value < low:
             raise RunError(f"`{name}` must be {low} or more: got {value}. Change it with --set.")
-    if training.learning_rate <= 0:
+    if not 0 < training.learning_rate < math.inf:
         raise RunError(f"`training.learning_rate` must be positive: got {training.learning_rate}.")
+    if not re.fullmatch(r"\w[\w.-]*", experiment.name):
+        raise RunError(f"`name` must be fit for a directory, such as digits-2: got {experiment.name!r}.")
+    if experiment.tracking is not None and not isinstance(experiment.tracking, str):
+        raise RunError(f"`tracking` must be MLflow's URI: got {experiment.tracking!r}.")
+    _check_device(training.device)
+    _check_searcher(experiment)
     return experiment
+
+
+def _check_device(name: str) -> None:
+    try:
+        known = name == "auto" or torch.empty(0, device=name) is not None
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(
+            f"`training.device` must be auto or a device of PyTorch here: {name!r}: {reason}"
+        ) from None
+    assert known
+
+
+def _check_searcher(experiment: Experiment) -> None:
+    objectives = (Objective("accuracy", "%", "maximize"), Objective("cost", "", "minimize"))
+    try:
+        searcher = experiment.search.searcher(experiment.space, objectives, seed=0)
+        fits = callable(searcher.ask) and callable(searcher.tell)
+    except Exception as error:
+        raise RunError(
+            f"`search.searcher` must make a searcher from (space, objectives, seed=…), such as "
+            f"nas.searchers.NSGA2, but {experiment.search.searcher!r} does not: {error}"
+        ) from error
+    assert fits
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
@@ -244,8 +310,6 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     if (folder := str(path.resolve().parent)) not in sys.path:
         sys.path.append(folder)  # for modules that lie beside it
-    try:
+    with _errors_of(path):
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise RunError(f"{path} must be Python, but line {error.lineno} is not: {error.msg}.") from error
     return module

@@ -63,6 +63,11 @@ class RunDirectory:
         current = self.read() if self.exists else {}
         write_atomically(self.path / "experiment.json", json.dumps(current | values, indent=2) + "\n")
 
+    def copy_source(self, file: Path | None) -> None:
+        """Keeps a copy of the experiment's file beside its results, for reading."""
+        if file is not None:
+            write_atomically(self.path / "experiment.py", file.read_text(encoding="utf-8"))
+
     def read_front(self) -> list[dict[str, Any]]:
         return list(self._json("front.json")) if self.front.exists() else []
 

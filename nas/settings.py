@@ -60,6 +60,8 @@ def replaced(settings: Any, path: str, text: str, full_path: str = "") -> Any:
 
 def _parsed(text: str, current: Any, path: str) -> Any:
     """`text` as a value of the kind that `current` is."""
+    if current is None:
+        return None if text.lower() in ("none", "null") else text
     if isinstance(current, str):
         return text
     if isinstance(current, type) or callable(current):
@@ -71,7 +73,7 @@ def _parsed(text: str, current: Any, path: str) -> Any:
     value = tuple(value) if isinstance(value, list) else value
     if isinstance(current, float) and type(value) is int:
         value = float(value)
-    if current is not None and type(value) is not type(current):
+    if type(value) is not type(current):
         raise RunError(
             f"`--set {path}` must be a value of type {type(current).__name__} (now {current!r}): "
             f"got {text!r}."

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from nas.cluster.local import connect
+from nas.errors import RunError
 from nas.executor import Evaluate, EvaluationError, Pending, attempt
 from nas.trial import Candidate, Evaluation
 
@@ -73,7 +74,13 @@ class _Task:
 
     def result(self) -> Evaluation:
         import ray
-        from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
+        from ray.exceptions import (
+            NodeDiedError,
+            OutOfMemoryError,
+            RayError,
+            RayTaskError,
+            WorkerCrashedError,
+        )
 
         try:
             evaluation: Evaluation = ray.get(self.reference)
@@ -81,6 +88,11 @@ class _Task:
             raise EvaluationError(_message(error.cause)) from error
         except (WorkerCrashedError, NodeDiedError, OutOfMemoryError) as error:
             raise EvaluationError(f"The worker process died at every try: {error}") from error
+        except RayError as error:  # Ray itself is gone, and no trial is to blame
+            raise RunError(
+                f"Ray must stay up during a search, but: {str(error).splitlines()[0]} What is finished is in "
+                f"the log; --resume goes on from there."
+            ) from error
         return evaluation
 
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
+
+from nas.errors import RunError
+
+ANSWER_SECONDS = 5.0
 
 LOCAL_ENVIRONMENT = {
     # Bind to loopback only. Ray reads this when it is imported; it was meant for other systems.
@@ -33,10 +38,36 @@ def connect(workers: int, address: str | None) -> Callable[[], None]:
 
     if ray.is_initialized():
         return lambda: None
-    if address is not None:
+    return _start(workers) if address is None else _join(address)
+
+
+def require_cluster(address: str) -> None:
+    """Raises RunError unless a Ray cluster answers at `address`; before work is spent, not after."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise _no_cluster(address, error) from None
+    else:
+        _join(address)()
+
+
+def _join(address: str) -> Callable[[], None]:
+    import ray
+
+    try:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
-        return lambda: ray.shutdown()
-    return _start(workers)
+    except (ConnectionError, ValueError, RuntimeError, ImportError) as error:
+        raise _no_cluster(address, error) from error
+    return lambda: ray.shutdown()
+
+
+def _no_cluster(address: str, error: Exception) -> RunError:
+    return RunError(
+        f"`--address` must be that of a running Ray cluster, auto, HOST:PORT or ray://HOST:PORT: {address!r} "
+        f"does not answer ({str(error).splitlines()[0]}). Start one with `ray start --head`, or leave it out."
+    )
 
 
 def _start(workers: int) -> Callable[[], None]:

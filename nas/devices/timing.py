@@ -6,7 +6,6 @@ import fcntl
 import gc
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from nas.errors import DeviceError
 
 Floats = npt.NDArray[np.float64]
+LOCK = Path("/tmp/nas-timing.lock")
 
 _log = logging.getLogger(__name__)
 
@@ -116,9 +116,9 @@ def timing_lock(path: Path | None = None) -> Iterator[None]:
     The lock goes with the process that holds it, however that ends.
 
     Args:
-        path: the lock file; by default one in the folder for temporary files.
+        path: the lock file; by default `LOCK`, whatever TMPDIR says, since one host has one clock.
     """
-    path = path or Path(tempfile.gettempdir()) / "nas-timing.lock"
+    path = path or LOCK
     if not path.exists():
         path.touch(exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY)  # read-only: the file may be another user's

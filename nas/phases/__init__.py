@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from nas.console import console
@@ -63,9 +64,14 @@ def finish_device(run: Run, device: Device) -> list[Entry]:
         run.tracker.artifact(path)
     print_front(run, device, entries)
     console.print(f"Report:    {report}")
-    console.print(f"Dashboard: nas dashboard {run.directory.path}")
-    console.print(f"MLflow:    mlflow ui --backend-store-uri {run.tracker.uri}")
+    console.print(f"Dashboard: nas dashboard {shlex.quote(str(run.directory.path))}")
+    console.print(f"MLflow:    mlflow ui --backend-store-uri {shlex.quote(_short(run.tracker.uri))}")
     return entries
+
+
+def _short(uri: str) -> str:
+    """A database below the working directory by its relative path."""
+    return uri.replace(f"sqlite:///{Path.cwd()}/", "sqlite:///")
 
 
 def run_experiment(

@@ -118,9 +118,15 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Pa
 def entry_of(run: Run, architecture_id: str, device: str | None) -> Entry:
     """The verified point of that id; a trial that was not verified yet is verified first."""
     chosen = run.experiment.device(device)
-    for entry in run.directory.read_front():
-        if entry["id"] == architecture_id and device in (None, entry["device"]):
-            return entry
+    verified = [e for e in run.directory.read_front() if e["id"] == architecture_id]
+    verified = [e for e in verified if device in (None, e["device"])]
+    if len(verified) > 1:
+        devices = sorted(e["device"] for e in verified)
+        raise ExportError(
+            f"One device must be meant, but {architecture_id} was verified on {devices}. Add --device."
+        )
+    if verified:
+        return verified[0]
     trial = find_trial(run, architecture_id, chosen)
     if trial is None:
         raise RunError(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from nas.cluster import require_cluster
 from nas.devices import Device, Profile
 from nas.errors import RunError
 from nas.evaluation import Evaluator, LatencyPredictor
@@ -23,20 +24,22 @@ from nas.experiment import (
     Source,
     check_settings,
     load_experiment,
-    module_name,
     settings_of,
 )
 from nas.objectives import Objective
 from nas.rundir import RunDirectory, file_hash
 from nas.settings import differences, parse_assignments
 from nas.supernet import Supernet
-from nas.tracking import Tracker
+from nas.tracking import Status, Tracker
 from nas.tracking.reach import check_reachable
 from nas.training import load_tensors
 
 # What a run may be continued with though it was begun otherwise: none of it touches a result.
 VOLATILE = ("tracking", "search.workers", "search.retries", "training.checkpoint_seconds")
 PACKAGES = ("torch", "numpy", "pymoo", "optuna", "ray", "mlflow", "onnx", "onnxruntime")
+
+OTHER_SPACE, OTHER_DATA = "the space is another", "the data are others"
+INSTALLED = ("__main__", "nas", "search_spaces", "experiments", "dashboards")
 
 IfChanged = Literal["refuse", "new", "continue"]
 
@@ -88,8 +91,11 @@ class Run:
 
     @property
     def modules(self) -> list[ModuleType]:
-        """Modules that Ray's workers cannot import: the file of the experiment."""
-        return [sys.modules[module_name(Path(self.source.path))]] if self.source.path else []
+        """Modules that Ray's workers cannot import: the experiment's file and those that lie beside it."""
+        if not self.source.path:
+            return []
+        folder = Path(self.source.path).parent
+        return [m for m in list(sys.modules.values()) if _lies_in(folder, m)]
 
 
 @contextmanager
@@ -104,11 +110,13 @@ def open_run(
     if_changed: IfChanged = "refuse",
     address: str | None = None,
     path: Path | None = None,
+    on_error: Status = "FAILED",
 ) -> Iterator[Run]:
     """Opens `folder`/NAME for the length of the body; all that can be refused is refused here.
 
     Args:
         path: the run directory itself, where that is known.
+        on_error: what MLflow is told of the run when the body raises.
         resume: continue what is there.
         begins: whether the phase begins a run, so that one with work in it is refused without `resume`.
         needs_weights: whether the phase is for naught without a trained supernet.
@@ -121,6 +129,8 @@ def open_run(
     check_settings(experiment)
     folder = Path(folder)
     uri = experiment.tracking or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+    if address is not None:
+        require_cluster(address)
     now = _identity(experiment, source)
     directory = RunDirectory(path or _choose(folder, experiment.name, now, if_changed))
     if needs_weights:
@@ -139,11 +149,15 @@ def open_run(
         tracker = Tracker.start(
             uri, experiment.name, directory.path.name, now["settings"], run_id if same_place else None
         )
-        _describe(directory, experiment, now, tracker)
+        tracking = {"uri": uri, "experiment": experiment.name, "run_id": tracker.run_id}
+        if not stored or _changes(directory, now):
+            directory.update(**_description(experiment, now))
+            directory.copy_source(source.file)
+        directory.update(tracking=tracking)
         try:
             yield Run(experiment, source, directory, tracker, resume, address)
         except BaseException:
-            tracker.finish("FAILED")
+            tracker.finish(on_error)
             raise
         tracker.finish("FINISHED")
 
@@ -154,8 +168,8 @@ def reopened(path: Path | str, assignments: Sequence[str] = ()) -> tuple[Experim
     source = stored.get("source", {})
     if not source.get("name"):
         raise RunError(
-            f"{path} was made from Python, not from a file. Use `nas.export_subnet(experiment, …)` there, "
-            f"or put the experiment into a file with a function `experiment()`."
+            f"{path} must have been made by a file with a function `experiment()`, which gives the builder "
+            f"again, but was made without. Put the experiment into such a file and run that."
         )
     settings = dict(source["set"]) | parse_assignments(assignments)
     return load_experiment(source["path"] or source["name"], settings)
@@ -166,10 +180,19 @@ def remembered(folder: Path | str, name: str, assignments: Sequence[str]) -> tup
     given = parse_assignments(assignments)
     experiment, source = load_experiment(name, given)
     directory = RunDirectory(Path(folder) / experiment.name)
-    if not directory.exists:
+    if not directory.started:
         return experiment, source
     stored = directory.read().get("source", {}).get("set", {})
     return load_experiment(name, stored | given) if stored else (experiment, source)
+
+
+def _lies_in(folder: Path, module: ModuleType) -> bool:
+    """Whether a module was loaded from `folder` or below, and is not installed."""
+    package = module.__name__.partition(".")[0]
+    if package in INSTALLED or not getattr(module, "__file__", None):
+        return False
+    path = Path(str(module.__file__))
+    return folder in path.parents and "site-packages" not in path.parts
 
 
 def _require_weights(directory: RunDirectory, source: Source) -> None:
@@ -210,7 +233,13 @@ def _choose(folder: Path, name: str, now: dict[str, Any], if_changed: IfChanged)
 
 def _require_same(directory: RunDirectory, now: dict[str, Any], if_changed: IfChanged) -> None:
     changes = _changes(directory, now) if directory.exists else []
-    if changes and if_changed == "refuse":
+    final = [c for c in changes if c in (OTHER_SPACE, OTHER_DATA)] if directory.started else []
+    if final and if_changed == "continue":
+        raise RunError(
+            f"{directory.path} must be continued with its own space and data, but {'; '.join(final)}. "
+            f"Add --if-changed new, which begins another directory."
+        )
+    if changes and if_changed == "refuse" and directory.started:
         raise RunError(
             f"{directory.path} must be continued as it was begun, but {'; '.join(changes[:5])}. Undo that, "
             f"or add --if-changed new (a new directory) or --if-changed continue (you know why)."
@@ -224,29 +253,28 @@ def _changes(directory: RunDirectory, now: dict[str, Any]) -> list[str]:
     if stored.get("source", {}).get("sha256") != now["source"]["sha256"]:
         changes.append("the experiment's file has changed")
     if stored.get("space") != now["space"]:
-        changes.append("the space is another")
+        changes.append(OTHER_SPACE)
     if stored.get("data") != now["data"]:
-        changes.append("the data are others")
+        changes.append(OTHER_DATA)
     settings = stored.get("settings", {}), now["settings"]
     hidden = (*VOLATILE, "task", "space")
     changes += [c for c in differences(*settings) if not c.split(" ")[0].startswith(hidden)]
     return changes
 
 
-def _describe(directory: RunDirectory, experiment: Experiment, now: dict[str, Any], tracker: Tracker) -> None:
+def _description(experiment: Experiment, now: dict[str, Any]) -> dict[str, Any]:
+    """What experiment.json says of how a run was begun."""
     metric = experiment.task.metric
     objectives = [Objective(metric.name, metric.unit, metric.direction)]
     objectives += [Objective(f"latency_ms.{d.name}", "ms", "minimize") for d in experiment.devices]
     objectives += [m.objective for m in experiment.measures]
-    directory.update(
-        name=experiment.name,
-        seed=experiment.seed,
-        **now,
-        versions={"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
-        machine=_machine(),
-        objectives=[vars(o) for o in objectives],
-        tracking={"uri": tracker.uri, "experiment": experiment.name, "run_id": tracker.run_id},
-    )
+    return now | {
+        "name": experiment.name,
+        "seed": experiment.seed,
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "machine": _machine(),
+        "objectives": [vars(o) for o in objectives],
+    }
 
 
 def _machine() -> dict[str, Any]:
@@ -259,5 +287,9 @@ def _machine() -> dict[str, Any]:
 
 
 def python_source(experiment: Experiment) -> Source:
-    """The source of an experiment that was made in Python and is known by name alone."""
-    return Source("", {}, None, None)
+    """The file that made an experiment in Python, if its function `experiment()` can make it again."""
+    module = sys.modules.get(getattr(experiment.build, "__module__", ""))
+    file = getattr(module, "__file__", None)
+    if not file or not callable(getattr(module, "experiment", None)):
+        return Source("", {}, None, None)
+    return Source.of_file(Path(file), {})

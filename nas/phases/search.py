@@ -129,6 +129,11 @@ def _require_resume(run: Run, log: TrialLog, name: str) -> None:
 
 def _scale(evaluator: Evaluator, trials: Sequence[Trial]) -> Scale:
     complete = [trial.objectives for trial in trials if trial.state == "complete"]
+    if not complete:
+        raise RunError(
+            f"Some evaluation must succeed, but all {len(trials)} of `{trials[0].search}` failed. The first "
+            f"error: {trials[0].error} Mend it, and begin a new run directory."
+        )
     return Scale.around(as_costs(evaluator.objectives, complete))
 
 

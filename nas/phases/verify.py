@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +86,8 @@ def print_front(run: Run, device: Device, entries: Sequence[Entry]) -> None:
         f"Recommended: {chosen['id']}, the fastest within one standard error of the best. Export it with"
     )
     console.print(
-        f'  nas export {run.directory.path} --device {device.name} --where "latency_ms<={limit:g}" '
+        f"  nas export {shlex.quote(str(run.directory.path))} --device {device.name} "
+        f'--where "latency_ms<={limit:g}" '
         f"--best {metric.name}"
     )
 

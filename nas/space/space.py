@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,8 @@ class Space:
         self._flat = flatten(template)
         require_disjoint_options(self._flat.genes)
         self._checks = self._checks_by_position()
+        # Counting goes one gene deeper at a time, some four calls each.
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 10 * len(self.genes)))
         self._counts: Memo[int] = Memo()
         self._options: Memo[tuple[int, ...]] = Memo()
         if self.size == 0:

@@ -43,15 +43,15 @@ class ImageClassification:
 
     metric = Metric("accuracy", "%", "maximize")
 
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise DataError(f"`task.{name}` must be 1 or more: got {getattr(self, name)}.")
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         _, channels, height, width = self.images.shape
         return channels, height, width
-
-    @property
-    def example(self) -> Tensor:
-        """Two images, to trace a module with."""
-        return torch.from_numpy(self.images[self.splits["train"][:2]])
 
     @property
     def fingerprint(self) -> str:
@@ -113,10 +113,8 @@ def from_npz(
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise DataError(f"{path} must be an .npz of plain arrays, but cannot be read: {error}.") from error
-    except Exception as error:  # zipfile and zlib have errors of their own
-        raise DataError(f"{path} must be an .npz of plain arrays, but is damaged: {error}.") from error
+    except Exception as error:  # NumPy's, zipfile's and zlib's own; some advise to allow pickles
+        raise DataError(f"{path} must be an .npz of plain arrays, but cannot be read as one.") from error
     if missing := {"images", "labels"} - set(arrays):
         raise DataError(f"{path} must hold {sorted(missing)}, but has {sorted(arrays)}.")
     test = None

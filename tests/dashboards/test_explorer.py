@@ -185,7 +185,7 @@ class TestClick:
         text = browser.detail(entry["id"])
         assert "on the verified front" in text
         assert "latency (ms) on onnxruntime" in text
-        assert f"nas export {run_dir} --id {entry['id']}" in text
+        assert f"nas export {run_dir} --device onnxruntime --id {entry['id']}" in text
         assert f"{entry['objectives']['accuracy']['measured']:#.4g} ± " in text
         assert "stages.1: Stage(" in text
         assert '"type": "Stage"' in text

@@ -168,6 +168,13 @@ def test_every_legal_architecture_is_sampled():
     assert len(seen) == space.size
 
 
+def test_spaces_of_many_genes():
+    space = Space(Net(4, repeat(LAYER, 1, 100)))
+    assert len(space.genes) > 400
+    assert space.size == sum(16**depth for depth in range(1, 101))
+    space.check(space.sample(np.random.default_rng(0)))
+
+
 def test_sampling_is_uniform_per_gene():
     space = SPACES["free"]
     rng = np.random.default_rng(0)

@@ -15,12 +15,13 @@ from spine.conftest import ENVIRONMENT, command, copied
 
 SETTINGS = ["--set", "search.trials=40", "--set", "search.baseline=false", "--if-changed", "continue"]
 
-# Starts two nodes with one CPU each, says where, and ends them when its input does.
+# Starts two nodes, says where, and ends them when its input does. The head, beside which the driver runs,
+# has no CPUs: all evaluations go to the other node.
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-cluster.add_node(num_cpus=1)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+cluster.add_node(num_cpus=2)
 cluster.wait_for_nodes(timeout=60)
 print("ADDRESS", cluster.address, flush=True)
 sys.stdin.read()
@@ -59,11 +60,12 @@ def told(run: Path) -> list[tuple]:
     return [(t["search"], t["number"], t["id"], t["objectives"], t["state"]) for t in trials]
 
 
-def nodes_used(address: str, environment: dict[str, str]) -> int:
+def cpus(address: str, environment: dict[str, str]) -> list[float]:
+    """CPUs of the nodes of a cluster."""
     code = f"""
 import ray
 ray.init(address={address!r}, log_to_driver=False, logging_level="error")
-print(len([n for n in ray.nodes() if n["Alive"]]))
+print(*sorted(n["Resources"].get("CPU", 0) for n in ray.nodes() if n["Alive"]))
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -72,12 +74,12 @@ print(len([n for n in ray.nodes() if n["Alive"]]))
         text=True,
         check=True,
     )
-    return int(done.stdout.split()[-1])
+    return [float(word) for word in done.stdout.split()]
 
 
 def test_two_nodes_give_the_trials_of_the_serial_run(nas, trained, cluster, tmp_path):
     address, environment = cluster
-    assert nodes_used(address, environment) == 2
+    assert cpus(address, environment) == [0, 2]
     serial, clustered = (copied(trained, tmp_path / name) for name in ("serial", "clustered"))
     nas("run", "digits", "--resume", "--run-dir", serial, *SETTINGS)
     done = subprocess.run(

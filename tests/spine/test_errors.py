@@ -40,6 +40,17 @@ def snapshot(folder: Path) -> dict[str, int]:
         (["run", "digits", "--set", "search.searcher=nas.searchers.Best"], "something to import"),
         (["run", "digits", "--device", "toaster"], "It has onnxruntime, torch"),
         (["run", "digits", "--set", "data=none.npz"], "no file none.npz"),
+        (["run", "digits", "--set", "task.batch_size=0"], "`task.batch_size` must be 1 or more: got 0"),
+        (["run", "digits", "--set", "training.device=foo"], "a device of PyTorch here: 'foo'"),
+        (["run", "digits", "--set", "training.learning_rate=NaN"], "must be positive: got nan"),
+        (
+            ["run", "digits", "--set", "search.searcher=os.path.join"],
+            "`search.searcher` must make a searcher",
+        ),
+        (["run", "digits", "--set", "name=../escaped"], "fit for a directory"),
+        (["run", "digits", "--set", "tracking=5"], "5"),
+        (["run", "digits", "--address", "127.0.0.1:9"], "'127.0.0.1:9' does not answer"),
+        (["run", "digits", "--address", "ray://127.0.0.1:9"], "'ray://127.0.0.1:9' does not answer"),
         (["search", "digits"], "must hold a trained supernet, but has none"),
         (["verify", "digits"], "but has none"),
         (["export", "runs/none"], "must be a run directory"),
@@ -73,6 +84,26 @@ def test_a_window_that_does_not_divide_its_map(nas, tmp_path):
     found = refused(nas, "run", tmp_path / "mine.py", "--run-dir", tmp_path)
     assert "`stages.0.blocks.0.mixer` must divide the feature map: got size=7 on 8×8" in found
     assert "Use one of 1, 2, 4, 8" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nowhere", "in line 1: ModuleNotFoundError: No module named 'nowhere'"),
+        ("def experiment(x): pass", "missing 1 required positional argument"),
+        ("def experiment(): return 3", "must return an Experiment: got 3"),
+        ("def experiment(:", "line 1 is not"),
+        ("x = 1", "must define a function `experiment()`"),
+    ],
+)
+def test_an_experiment_file_that_fails_is_named(nas, tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    assert message in refused(nas, "run", tmp_path / "mine.py", "--run-dir", tmp_path)
+
+
+def test_a_refused_start_leaves_no_settings_behind(nas, tmp_path):
+    refused(nas, "train", "digits", "--run-dir", tmp_path, "--set", "tracking=http://127.0.0.1:9")
+    nas("train", "digits", "--run-dir", tmp_path, *settings(training__epochs=1))
 
 
 class TestRunDirectory:
@@ -145,6 +176,16 @@ class TestRunDirectory:
         assert "trial 3" in found
 
 
+def status_in_mlflow(run: Path) -> str | None:
+    """Of the MLflow run beside a copied run directory, once there is one."""
+    from mlflow import MlflowClient
+
+    stored = RunDirectory(run).read()["tracking"]
+    if str(run.parent) not in stored["uri"]:
+        return None
+    return str(MlflowClient(tracking_uri=stored["uri"]).get_run(stored["run_id"]).info.status)
+
+
 class TestExport:
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -162,7 +203,13 @@ class TestExport:
     )
     def test_is_refused_with_what_there_is(self, nas, finished_copy, arguments, message):
         assert message in refused(nas, "export", finished_copy, *arguments)
+        assert status_in_mlflow(finished_copy) in ("FINISHED", None)
         assert not list(finished_copy.glob("exports/*/*"))
+
+    def test_from_inside_the_run_directory(self, nas, finished_copy, monkeypatch):
+        monkeypatch.chdir(finished_copy)
+        nas("export", ".", "--format", "safetensors")
+        assert not list(finished_copy.glob("mlflow*"))
 
     def test_before_there_is_a_front(self, nas, trained, tmp_path):
         run = Path(shutil.copytree(trained / "digits", tmp_path / "digits"))

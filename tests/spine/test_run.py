@@ -226,7 +226,9 @@ def test_own_arrays_by_path(nas, tmp_path):
 
 def test_an_experiment_file_with_a_module_beside_it_runs_on_ray(nas, tmp_path):
     """The file's name must not hide another module, and workers must be able to unpack what it defines."""
-    (tmp_path / "my_parts.py").write_text("WIDTHS = ((8, 16), (16, 24))\n")
+    (tmp_path / "my_parts.py").write_text(
+        "WIDTHS = ((8, 16), (16, 24))\ndef scaled(x):\n    return x * 1.0\n"
+    )
     (tmp_path / "random.py").write_text(
         "import my_parts\n"
         "import torch\n"
@@ -236,7 +238,7 @@ def test_an_experiment_file_with_a_module_beside_it_runs_on_ray(nas, tmp_path):
         "from search_spaces import hierarchical\n"
         "def build(architecture):\n"
         "    module = hierarchical.build(architecture)\n"
-        "    module.scale = nn.Parameter(torch.ones(architecture.classes))\n"
+        "    module.scale = nn.Parameter(my_parts.scaled(torch.ones(architecture.classes)))\n"
         "    return module\n"
         "def experiment():\n"
         "    task = digits()\n"
