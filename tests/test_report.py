@@ -193,8 +193,9 @@ class TestTables:
 
 class TestPicture:
     def test_is_a_png_of_readable_size(self, run_dir: Path) -> None:
+        assert render_front_png(run_dir, "onnxruntime") == run_dir / "front.png"
         path = render_front_png(run_dir, "pi4")
-        assert path == run_dir / "front.png"
+        assert path == run_dir / "front.pi4.png"
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 20_000
 

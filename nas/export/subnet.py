@@ -64,6 +64,7 @@ def export_subnet(
 def _write_formats(module: nn.Module, example: Tensor, folder: Path, formats: Sequence[str]) -> None:
     if "safetensors" in formats:
         save_model(module, str(folder / "model.safetensors"))
+        (folder / "model.safetensors").chmod(0o644)  # the library writes for its owner alone
     if "pt2" in formats:
         export_archive(module, example, folder / "model.pt2")
     if "onnx" in formats:

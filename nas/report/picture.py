@@ -14,7 +14,7 @@ from nas.report.style import GRID, INK, MEASURED, MUTED, RANDOM, SEARCH
 
 
 def render_front_png(run_dir: Path | str, device: str) -> Path:
-    """Writes ``front.png`` into the run directory and returns its path.
+    """Writes ``front.png`` (of another device than the first: ``front.DEVICE.png``); returns its path.
 
     Shows every trial of the device's searches, random search in grey, and the verified front.
 
@@ -28,7 +28,8 @@ def render_front_png(run_dir: Path | str, device: str) -> Path:
     shown = roles(view.objectives_of(device), device)
     if shown is None:
         raise RunError(f"A front needs two objectives, but {view.path} has fewer on {device!r}.")
-    path = view.path / "front.png"
+    default = next((o.name.partition(".")[2] for o in view.objectives if "." in o.name), device)
+    path = view.path / ("front.png" if device == default else f"front.{device}.png")
     _draw(view, device, shown).savefig(path, dpi=160)
     return path
 

@@ -18,6 +18,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, unfinished, dict(metadata))
+    unfinished.chmod(0o644)  # the library writes for its owner alone
     with open(unfinished, "rb") as file:
         os.fsync(file.fileno())
     os.replace(unfinished, path)

@@ -218,7 +218,7 @@ class TestClick:
         spaced = run_dir.rename(run_dir.with_name("my run"))
         browser = Browser(spaced)
         selected = browser.explorer.live.view.trials[0]["id"]
-        assert f"nas export '{spaced}' --id" in browser.detail(selected)
+        assert f"nas export '{spaced}' --device" in browser.detail(selected)
 
     def test_rings_the_selected_point(self, run_dir: Path) -> None:
         browser = Browser(run_dir)
