@@ -14,7 +14,7 @@ from nas.errors import DeviceError
 Floats = npt.NDArray[np.float64]
 Genes = npt.NDArray[np.int64]
 
-_POOL = 300
+_POOL = 100
 
 
 class SampledSpace(Protocol):
