@@ -38,7 +38,7 @@ class Images32:
 
 
 def spaces() -> dict[str, Space]:
-    """That of the main job, and one of some 5 to 50 MMACs."""
+    """That of the main job (0.1 to 5 MMACs), and one of 7 to 103 MMACs."""
     bits = (32,)
     widths = ((64, 96, 128), (128, 192, 256))
     larger = hierarchical.space(Images32, widths=widths, depths=(3, 5), heads=(4, 8, 16), bits=bits)
