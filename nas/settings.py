@@ -10,6 +10,8 @@ from typing import Any
 
 from nas.errors import RunError
 
+FILE_MODULES = ("__main__", "_experiment_")
+
 
 def describe(value: Any) -> Any:
     """JSON data that says what `value` is set to; functions and classes by name."""
@@ -23,6 +25,8 @@ def describe(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     named = value if hasattr(value, "__qualname__") else type(value)
+    if named.__module__.startswith(FILE_MODULES):  # the same file, as a script or loaded by `nas run`
+        return named.__qualname__
     return f"{named.__module__}.{named.__qualname__}"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,25 @@ def test_the_example_runs(tmp_path, monkeypatch):
         main(["run", "mine.py", *arguments])
     assert not end.value.code
     assert json.loads((tmp_path / "runs" / "mine" / "front.json").read_text())
+
+
+def test_the_example_as_a_script_can_be_exported(tmp_path, monkeypatch):
+    """`python mine.py` ends with a command that works."""
+    from nas.cli import main
+
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    small = (
+        "build=ViT, training=nas.Recipe(epochs=1, threads=1), profiling=nas.Profiling(12, 3, 5),"
+        "search=nas.Search(trials=6, bounds=3, workers=0, finalists=2))"
+    )
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", images=rng.random((200, 8, 8)), labels=np.arange(200) % 10)
+    (tmp_path / "mine.py").write_text(code.replace("build=ViT)", small))
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "mine.py"], check=True, capture_output=True)
+    with pytest.raises(SystemExit) as end:
+        main(["export", "runs/mine", "--format", "safetensors"])
+    assert not end.value.code
 
 
 def test_links_lead_somewhere():
