@@ -239,6 +239,8 @@ def check_settings(experiment: Experiment) -> Experiment:
     for name, (value, low) in least.items():
         if value < low:
             raise RunError(f"`{name}` must be {low} or more: got {value}. Change it with --set.")
+    if not experiment.devices:
+        raise RunError("`devices` must hold a device or more, but is empty.")
     if not 0 < training.learning_rate < math.inf:
         raise RunError(f"`training.learning_rate` must be positive: got {training.learning_rate}.")
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):
@@ -303,6 +305,7 @@ def _load_file(path: Path) -> ModuleType:
     """Imports a file. Its classes travel to Ray's workers by value, since those cannot import it."""
     if not path.is_file():
         raise RunError(f"An experiment must be a .py file that exists: got {path}.")
+    path = path.resolve()  # what is loaded from it must know where it lies
     spec = importlib.util.spec_from_file_location(module_name(path), path)
     assert spec
     assert spec.loader

@@ -43,6 +43,8 @@ def connect(workers: int, address: str | None) -> Callable[[], None]:
 
 def require_cluster(address: str) -> None:
     """Raises RunError unless a Ray cluster answers at `address`; before work is spent, not after."""
+    if address == "local":
+        raise _no_cluster(address, ValueError("it would start one; leave --address out for that"))
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         try:
