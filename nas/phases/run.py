@@ -55,10 +55,6 @@ class Run:
     resume: bool = False
     address: str | None = None
 
-    @property
-    def name(self) -> str:
-        return self.directory.path.name
-
     @cached_property
     def weights(self) -> str:
         """Hash of the trained weights. Raises RunError before there are any."""
