@@ -1,12 +1,13 @@
 """Hierarchical transformers for images: stages of falling resolution, every choice made per layer.
 
 The dataclasses are the architecture, `space(task)` is the same with holes, `build` makes the module.
+What a mixer, a channel mixer, a norm, a stem … may be is in `nas.layers`, a file each.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -14,74 +15,79 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas import layers
 from nas.devices.costs import count
 from nas.errors import DataError, SpaceError
-from nas.space import Additive, Constraint, Context, Space, oneof, repeat
+from nas.layers import (
+    Bits,
+    Block,
+    ConditionalPosition,
+    Downsample,
+    Global,
+    LayerNorm,
+    Mixer,
+    Mlp,
+    Norm,
+    OverlapStem,
+    PatchMerging,
+    Position,
+    Stem,
+    Window,
+)
+from nas.layers.block import call, each
+from nas.layers.choice import Parts
+from nas.space import Additive, Constraint, Context, Space, materialise, oneof, repeat
 
 
 @dataclass(frozen=True)
-class Bits:
-    """Bit-width at which the weights of a part are stored."""
+class ClassToken:
+    """A learned token beside the map (ViT, Dosovitskiy et al., 2021), with a `position` of its own or not."""
 
-    weight: int = 32
-
-
-@dataclass(frozen=True)
-class Global:
-    """Attention of every position to all."""
-
-    heads: int
-    head_dim: int = 8
-    bits: Bits = Bits()
-
-
-@dataclass(frozen=True)
-class Window:
-    """Attention within windows of `size` × `size`; `shift` moves them by half their side (Swin)."""
-
-    heads: int
-    size: int
-    shift: bool = False
-    head_dim: int = 8
-    bits: Bits = Bits()
-
-
-@dataclass(frozen=True)
-class Mlp:
-    """Two linear layers; `ratio` is that of hidden units to width."""
-
-    ratio: float
-    bits: Bits = Bits()
-
-
-@dataclass(frozen=True)
-class Block:
-    mixer: Global | Window
-    ffn: Mlp
+    position: bool = False
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks at one resolution; from one stage to the next the side of the map halves."""
+    """Blocks at one resolution.
+
+    Attributes:
+        down: how the map comes from the stage before; None: unchanged.
+        token: one that joins the map here.
+        norm: after the blocks.
+    """
 
     width: int
     blocks: tuple[Block, ...]
+    down: Downsample | None = None
+    position: Position = ConditionalPosition()
+    token: ClassToken | None = None
+    norm: Norm | None = None
 
 
 @dataclass(frozen=True)
-class Stem:
-    """Tokens of `patch` × `patch` pixels."""
+class Head:
+    """Norm, mean over positions (or the class token, `pool="token"`), linear classifier.
 
-    patch: int = 1
+    Attributes:
+        norm: None: none.
+        norm_first: before the mean, or after it.
+        classifiers: as many, whose mean is the answer (two where one was taught by distillation, DeiT).
+    """
+
+    pool: str = "mean"
+    norm: Norm | None = LayerNorm()
+    norm_first: bool = True
+    classifiers: int = 1
 
 
 @dataclass(frozen=True)
 class HierarchicalTransformer:
+    """A stem, stages, and a head."""
+
     stem: Stem
     stages: tuple[Stage, ...]
     classes: int
     channels: int = 1
+    head: Head = Head()
 
 
 # --- the space ----------------------------------------------------------------------------------
@@ -118,42 +124,102 @@ def space(
             Window(oneof(*heads), oneof(*windows), shift=True, bits=width_bits),
             Global(oneof(*heads), bits=width_bits),
         ),
-        ffn=Mlp(oneof(*ratios), width_bits),
+        ffn=Mlp(oneof(*ratios), bits=width_bits),
     )
     template = HierarchicalTransformer(
-        stem=Stem(patch or _patch(side, len(widths))),
-        stages=tuple(Stage(oneof(*choices), repeat(block, *depths)) for choices in widths),
+        stem=OverlapStem(patch or _patch(side, len(widths))),
+        stages=tuple(
+            Stage(oneof(*choices), repeat(block, *depths), PatchMerging() if i else None)
+            for i, choices in enumerate(widths)
+        ),
         classes=task.classes,
         channels=channels,
     )
-    return Space(template, [Constraint(Window, WindowFits(side))])
+    return Space(template, laws(side))
+
+
+def laws(image_side: int) -> list[Constraint]:
+    """What every legal architecture for images of that side keeps to."""
+    return [
+        Constraint(Mixer, FitsTheMap(image_side)),
+        Constraint(Window, ShiftsSomething(image_side)),
+        Constraint(Downsample, FitsTheMap(image_side)),
+        Constraint(Stem, FitsTheMap(image_side)),
+        Constraint(Stage, keeps_width),
+    ]
 
 
 @dataclass(frozen=True)
-class WindowFits:
-    """The windows of a block must tile its map, and only several windows can shift."""
+class FitsTheMap:
+    """Windows tile their map, strides divide it."""
 
-    side: int
+    image_side: int
+
+    def __call__(self, part: Mixer | Downsample | Stem, context: Context) -> str | None:
+        side = self.image_side
+        if not isinstance(part, Stem):
+            side = map_side(self.image_side, context, before=isinstance(part, Downsample))
+        return part.misfit(side, side)
+
+
+@dataclass(frozen=True)
+class ShiftsSomething:
+    """Only several windows can shift."""
+
+    image_side: int
 
     def __call__(self, window: Window, context: Context) -> str | None:
-        side = map_side(self.side, context)
-        if side % window.size:
-            divisors = [str(d) for d in range(1, side + 1) if side % d == 0]
+        if not window.shift or window.size < (side := map_side(self.image_side, context)):
+            return None
+        return (
+            f"must leave more than one window to shift: got size={window.size} on {side}×{side}. "
+            f"Use shift=False or a smaller size."
+        )
+
+
+def keeps_width(stage: Stage, context: Context) -> str | None:
+    """Without a downsampling there is nothing that could change the width."""
+    i = context.index("stages")
+    if i == 0 or stage.down is not None or stage.width == context.root.stages[i - 1].width:
+        return None
+    return (
+        f"must have the width of the stage before, {context.root.stages[i - 1].width}, where down=None: got "
+        f"width={stage.width}. Choose a `down`."
+    )
+
+
+@dataclass(frozen=True)
+class NeverGoesBack:
+    """Once a block uses one of `late`, none after it uses one of `early` (EfficientFormer, Li et al., 2022,
+    §4.1: pooling first, attention last).
+
+    Example:
+        >>> Constraint(Block, NeverGoesBack(late=(Global,), early=(Pooling,)))
+    """
+
+    late: tuple[type, ...]
+    early: tuple[type, ...]
+
+    def __call__(self, block: Block, context: Context) -> str | None:
+        if not isinstance(block.mixer, self.early):
+            return None
+        stage, i = context.index("stages"), context.index("blocks")
+        before = [b for s in context.root.stages[:stage] for b in s.blocks] + list(context.parent.blocks[:i])
+        if any(isinstance(b.mixer, self.late) for b in before):
             return (
-                f"must divide the feature map: got size={window.size} on {side}×{side}. "
-                f"Use one of {', '.join(divisors)}."
-            )
-        if window.shift and window.size == side:
-            return (
-                f"must leave more than one window to shift: got size={window.size} on {side}×{side}. "
-                f"Use shift=False or a smaller size."
+                f"must not go back: {type(block.mixer).__name__} comes after one of "
+                f"{', '.join(c.__name__ for c in self.late)}."
             )
         return None
 
 
-def map_side(image_side: int, context: Context) -> int:
-    """Side of the feature map at a place inside a stage."""
-    return image_side // context.root.stem.patch // 2 ** context.index("stages")
+def map_side(image_side: int, context: Context, *, before: bool = False) -> int:
+    """Side of the feature map at a place inside a stage, or `before` that stage."""
+    side = image_side // context.root.stem.stride
+    for stage in context.root.stages[: context.index("stages") + (not before)]:
+        if stage.down is not None:
+            side //= stage.down.stride
+    return side
 
 
 def _square(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -178,79 +244,96 @@ def _patch(side: int, stages: int) -> int:
 
 
 class Network(nn.Module):
-    """Stem, stages, norm, mean over positions, linear classifier: (B, C, H, W) to (B, classes)."""
+    """(B, channels, H, W) to (B, classes), at any H and W that the choices allow."""
 
-    def __init__(self, stem: nn.Module, stages: list[nn.Module], width: int, classes: int) -> None:
+    def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], head: nn.Module) -> None:
         super().__init__()
         self.stem = stem
         self.stages = nn.ModuleList(stages)
-        self.head = Head(width, classes)
+        self.head = head
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BHWC = self.stem(x_BCHW)
+        parts: Parts = (self.stem(x_BCHW),)
         for stage in self.stages:
-            x_BHWC = stage(x_BHWC)
-        return self.head(x_BHWC)
+            parts = stage(*parts)
+        return self.head(*parts)
 
 
-class Head(nn.Module):
-    def __init__(self, width: int, classes: int) -> None:
+class StageModule(nn.Module):
+    """Downsampling, class token, position, blocks, norm, as far as there are such; parts to parts."""
+
+    def __init__(self, previous: int | None, stage: Stage) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, classes)
+        width = stage.width
+        self.down = None
+        if previous is not None and stage.down is not None:
+            self.down = stage.down.build(previous, width)
+        self.token = nn.Parameter(torch.zeros(width)) if stage.token else None
+        self.token_position = (
+            nn.Parameter(torch.zeros(width)) if stage.token and stage.token.position else None
+        )
+        self.position = stage.position.build(width)
+        self.blocks = nn.ModuleList(block.build(width) for block in stage.blocks)
+        self.norm = stage.norm.build(width) if stage.norm else None
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        return self.linear(self.norm(x_BHWC).mean((1, 2)))
+    def forward(self, *parts: Tensor) -> Parts:
+        if self.down is not None:
+            parts = call(self.down, parts)
+        parts = (self.position(parts[0]), *parts[1:], *self._tokens(len(parts[0])))
+        for block in self.blocks:
+            parts = block(*parts)
+        return parts if self.norm is None else each(self.norm, parts)
+
+    def _tokens(self, batch: int) -> Parts:
+        if self.token is None:
+            return ()
+        token = self.token if self.token_position is None else self.token + self.token_position
+        return (token.expand(batch, 1, -1),)
+
+
+class HeadModule(nn.Module):
+    """Parts to (B, classes)."""
+
+    def __init__(self, width: int, classes: int, head: Head) -> None:
+        super().__init__()
+        if head.pool not in ("mean", "token"):
+            raise SpaceError(f"`head.pool` must be 'mean' or 'token': got {head.pool!r}.")
+        self.pool, self.norm_first = head.pool, head.norm_first
+        self.norm = head.norm.build(width) if head.norm else nn.Identity()
+        self.linear = nn.Linear(width, classes)
+        self.others = nn.ModuleList(nn.Linear(width, classes) for _ in range(head.classifiers - 1))
+
+    def forward(self, x_BHWC: Tensor, t_BTC: Tensor | None = None) -> Tensor:
+        x = self._pooled(x_BHWC, t_BTC)
+        y = self.linear(x)
+        for other in self.others:
+            y = y + other(x)
+        return y / (1 + len(self.others)) if len(self.others) else y
+
+    def _pooled(self, x_BHWC: Tensor, t_BTC: Tensor | None) -> Tensor:
+        if self.pool == "token":
+            if t_BTC is None:
+                raise SpaceError("`head.pool='token'` must find a class token: give a stage `token`.")
+            return self.norm(t_BTC[:, 0])
+        if self.norm_first:
+            return self.norm(x_BHWC).mean((1, 2))
+        return self.norm(x_BHWC.mean((1, 2)))
 
 
 def build(architecture: HierarchicalTransformer) -> nn.Module:
     """The plain module of an architecture."""
     widths = [stage.width for stage in architecture.stages]
     stages = [
-        build_stage(previous, stage)
+        StageModule(previous, stage)
         for previous, stage in zip([None, *widths[:-1]], architecture.stages, strict=True)
     ]
-    return Network(build_stem(architecture), stages, widths[-1], architecture.classes)
-
-
-def build_stem(architecture: HierarchicalTransformer) -> nn.Module:
-    width = architecture.stages[0].width
-    return layers.OverlapStem(architecture.channels, width, architecture.stem.patch)
-
-
-def build_stage(previous: int | None, stage: Stage) -> nn.Module:
-    """A stage; `previous` is the width before it, None for the first."""
-    parts: OrderedDict[str, nn.Module] = OrderedDict(entry=build_entry(previous, stage.width))
-    parts["blocks"] = nn.Sequential(*(build_block(stage.width, block) for block in stage.blocks))
-    return nn.Sequential(parts)
-
-
-def build_entry(previous: int | None, width: int) -> nn.Module:
-    """Change of resolution (none in the first stage), then the position encoding."""
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
-    if previous is not None:
-        parts["merge"] = layers.PatchMerging(previous, width)
-    parts["position"] = layers.ConditionalPosition(width)
-    return nn.Sequential(parts)
-
-
-def build_block(width: int, block: Block) -> nn.Module:
-    return layers.Block(width, build_mixer(width, block.mixer), build_ffn(width, block.ffn))
-
-
-def build_mixer(width: int, mixer: Global | Window) -> nn.Module:
-    if isinstance(mixer, Window):
-        return layers.WindowAttention(width, mixer.heads, mixer.head_dim, mixer.size, mixer.shift)
-    if isinstance(mixer, Global):
-        return layers.GlobalAttention(width, mixer.heads, mixer.head_dim)
-    raise SpaceError(f"A mixer must be Global or Window: got {mixer!r}.")
-
-
-def build_ffn(width: int, ffn: Mlp) -> nn.Module:
-    return layers.Mlp(width, int(width * ffn.ratio))
+    stem = architecture.stem.build(architecture.channels, widths[0])
+    return Network(stem, stages, HeadModule(widths[-1], architecture.classes, architecture.head))
 
 
 # --- what the parts cost ------------------------------------------------------------------------
+
+BITS = frozenset({"bits"})  # they cost no operation, and what is not read need not be told apart
 
 
 def costs(space: Space, image_side: int) -> Additive:
@@ -275,12 +358,16 @@ class EndCosts:
     image_side: int
 
     def __call__(self, architecture: HierarchicalTransformer, _: Context) -> np.ndarray:
+        stages = architecture.stages
+        last = self.image_side // architecture.stem.stride
+        for stage in stages:
+            last //= stage.down.stride if stage.down is not None else 1
+        stem, head = materialise(architecture.stem), materialise(architecture.head)
         image = (1, architecture.channels, self.image_side, self.image_side)
-        last = self.image_side // architecture.stem.patch // 2 ** (len(architecture.stages) - 1)
-        width = architecture.stages[-1].width
         with torch.device("meta"):
-            stem, head = build_stem(architecture), Head(width, architecture.classes)
-        return _counted(stem, *image) + _counted(head, 1, last, last, width)
+            first = stem.build(architecture.channels, stages[0].width)
+            end = HeadModule(stages[-1].width, architecture.classes, head)
+        return _counted(first, *image) + _counted(end, 1, last, last, stages[-1].width)
 
 
 @dataclass(frozen=True)
@@ -290,12 +377,13 @@ class EntryCosts:
     image_side: int
 
     def __call__(self, stage: Stage, at: Context) -> np.ndarray:
-        i, side = at.index("stages"), map_side(self.image_side, at)
+        i = at.index("stages")
         previous = at.root.stages[i - 1].width if i else None
+        side = map_side(self.image_side, at, before=True)
+        empty = Stage(stage.width, (), materialise(stage.down), materialise(stage.position))
         with torch.device("meta"):
-            module = build_entry(previous, stage.width)
-        before = side if previous is None else 2 * side
-        return _counted(module, 1, before, before, previous or stage.width)
+            module = StageModule(previous, empty)
+        return _counted(module, 1, side, side, previous or stage.width)
 
 
 @dataclass(frozen=True)
@@ -305,21 +393,15 @@ class BlockCosts:
     image_side: int
 
     def __call__(self, block: Block, at: Context) -> np.ndarray:
-        plain = Block(_without_bits(block.mixer), _without_bits(block.ffn))
-        return _block_counts(map_side(self.image_side, at), at.parent.width, plain)
+        side = map_side(self.image_side, at)
+        return _block_counts(side, at.parent.width, materialise(block, omit=BITS))
 
 
 @lru_cache(maxsize=10_000)
 def _block_counts(side: int, width: int, block: Block) -> np.ndarray:
     with torch.device("meta"):
-        module = build_block(width, block)
+        module = block.build(width)
     return _counted(module, 1, side, side, width)
-
-
-def _without_bits(part: Any) -> Any:
-    """A part with its default bits. Bits cost no operation, and what is not read need not be told apart."""
-    cls = part.__class__  # not type(part): it may be a view
-    return cls(**{f.name: getattr(part, f.name) for f in fields(cls) if f.name != "bits"})
 
 
 def _counted(module: nn.Module, *shape: int) -> np.ndarray:

@@ -1,133 +1,166 @@
-"""Attention over a feature map: every position sees all others, or those of its window.
+"""What all kinds of attention have in common: projections shared by name, and positions inside attention.
 
-Shapes: B batch, H and W height and width of the map, C width of the residual stream, N tokens that see
-one another, n windows, h heads, d dimension of a head, s side of a window.
+Shapes: B batch, n groups, h heads, N tokens of a group, d dimension of a head (queries and keys), e that of
+values, C width.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import lru_cache
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.errors import SpaceError
+from nas.layers.choice import Choice, Mixer, Norm, gene
+from nas.layers.grouping import join_heads, relative_index, split_heads
 from nas.layout import Layout
 
 
-class Attention(nn.Module):
-    """Projections that all kinds of attention share by name; `heads` is independent of `width`."""
+@dataclass(frozen=True)
+class AttentionPosition(Choice):
+    """What tells attention where its tokens stand."""
 
-    def __init__(self, width: int, heads: int, head_dim: int) -> None:
+    @abstractmethod
+    def build(self, heads: int, head_dim: int, value_dim: int, span: int | None) -> PositionInAttention:
+        """`span` is the largest side of a group, None where any map may come."""
+
+
+class PositionInAttention(nn.Module):
+    """The three places at which a position can enter; each does nothing here."""
+
+    def bias(self, height: int, width: int) -> Tensor | None:
+        """What is added to the scores of a group of height × width tokens, (h, N, N)."""
+        return None
+
+    def turn(self, q: Tensor, k: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Queries and keys (B, n, h, N, d) of a group of height × width tokens."""
+        return q, k
+
+    def local(self, v: Tensor, height: int, width: int) -> Tensor | None:
+        """What is added to the answer, from values (B, n, h, N, e)."""
+        return None
+
+
+@dataclass(frozen=True)
+class NoPosition(AttentionPosition):
+    """Attention that does not know where its tokens stand."""
+
+    def build(self, heads: int, head_dim: int, value_dim: int, span: int | None) -> PositionInAttention:
+        return PositionInAttention()
+
+
+@dataclass(frozen=True)
+class RelativeBias(AttentionPosition):
+    """A learned number per head and offset, added to the scores (Swin, Liu et al., 2021, §3.2)."""
+
+    def build(self, heads: int, head_dim: int, value_dim: int, span: int | None) -> PositionInAttention:
+        if span is None:
+            raise ValueError("A relative bias must know its largest offset: use it in windows.")
+        return RelativeBiasTable(heads, span)
+
+
+class RelativeBiasTable(PositionInAttention):
+    """Table of (heads, 2·span − 1, 2·span − 1), offset 0 at its centre."""
+
+    def __init__(self, heads: int, span: int) -> None:
         super().__init__()
-        self.width, self.heads, self.head_dim = width, heads, head_dim
-        self.q = nn.Linear(width, heads * head_dim)
-        self.k = nn.Linear(width, heads * head_dim)
-        self.v = nn.Linear(width, heads * head_dim)
-        self.o = nn.Linear(heads * head_dim, width)
+        self.heads, self.span = heads, span
+        self.relative = nn.Parameter(torch.zeros(heads, 2 * span - 1, 2 * span - 1))
+
+    def layouts(self) -> dict[str, Layout]:
+        return {"relative": Layout((self.heads, 2 * self.span - 1, 2 * self.span - 1), centred=(1, 2))}
+
+    def bias(self, height: int, width: int) -> Tensor:
+        N = height * width
+        index = torch.from_numpy(relative_index(height, width, self.span, self.span))
+        picked = self.relative.flatten(1).index_select(1, index.to(self.relative.device))
+        return picked.reshape(self.heads, N, N)
+
+
+@dataclass(frozen=True)
+class AttentionMixer(Mixer):
+    """Attention of any kind. Head count, dimension of queries and keys, dimension of values and the
+    residual width are independent of each other (NViT, Yang et al., 2023, §3.1).
+
+    Attributes:
+        value_dim: dimension of a head's values; None: `head_dim`.
+        qk_norm: norm of each head's queries and keys (Henry et al., 2020; Dehghani et al., 2023).
+        sub_norm: norm before the output projection (Magneto, Wang et al., 2022); a block whose placement
+            is "sub" sets it.
+    """
+
+    heads: int = gene(1, 2, 4)
+    head_dim: int = gene(8, 16, default=8, kw_only=True)
+    value_dim: int | None = gene(8, 16, default=None, kw_only=True)
+    qkv_bias: bool = field(default=True, kw_only=True)
+    out_bias: bool = field(default=True, kw_only=True)
+    qk_norm: Norm | None = field(default=None, kw_only=True)
+    sub_norm: Norm | None = field(default=None, kw_only=True)
+
+
+class Attention(nn.Module):
+    """Projections that all kinds of attention share by name: q, k, v, o."""
+
+    def __init__(
+        self, width: int, mixer: AttentionMixer, position: AttentionPosition, span: int | None = None
+    ) -> None:
+        super().__init__()
+        self.width, self.heads, self.head_dim = width, mixer.heads, mixer.head_dim
+        self.value_dim = mixer.value_dim or mixer.head_dim
+        self.scale = self.head_dim**-0.5
+        self.q = nn.Linear(width, self.heads * self.head_dim, bias=mixer.qkv_bias)
+        self.k = nn.Linear(width, self.heads * self.head_dim, bias=mixer.qkv_bias)
+        self.v = nn.Linear(width, self.heads * self.value_dim, bias=mixer.qkv_bias)
+        self.o = nn.Linear(self.heads * self.value_dim, width, bias=mixer.out_bias)
+        self.q_norm = mixer.qk_norm.build(self.head_dim) if mixer.qk_norm else nn.Identity()
+        self.k_norm = mixer.qk_norm.build(self.head_dim) if mixer.qk_norm else nn.Identity()
+        self.sub_norm = mixer.sub_norm.build(self.heads * self.value_dim) if mixer.sub_norm else nn.Identity()
+        self.position = position.build(self.heads, self.head_dim, self.value_dim, span)
+
+    def layouts(self) -> dict[str, Layout]:
+        by_head = {"q": self.head_dim, "k": self.head_dim, "v": self.value_dim}
+        rows = {f"{p}.weight": Layout((self.heads, d, self.width)) for p, d in by_head.items()}
+        biases = {f"{p}.bias": Layout((self.heads, d)) for p, d in by_head.items()}
+        inner = Layout((self.heads, self.value_dim))
+        return {
+            **rows,
+            **biases,
+            "o.weight": Layout((self.width, self.heads, self.value_dim)),
+            "sub_norm.weight": inner,
+            "sub_norm.bias": inner,
+        }
+
+    def attend(
+        self,
+        q_BnNC: Tensor,
+        k_BnMC: Tensor,
+        v_BnMC: Tensor,
+        height: int,
+        width: int,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Answers (B, n, N, h·e), before the output projection, of N queries to M keys within n groups.
+
+        `height` and `width` are the sides of a group; `mask` is added to the scores, (n or 1, 1, N, M).
+        """
+        q, k = (split_heads(x, self.heads) for x in (q_BnNC, k_BnMC))
+        v_BnhMe = split_heads(v_BnMC, self.heads)
+        q, k = self.position.turn(self.q_norm(q), self.k_norm(k), height, width)
+        bias = self.position.bias(height, width)
+        if bias is not None and mask is not None:
+            bias = bias + mask
+        y = F.scaled_dot_product_attention(
+            q, k, v_BnhMe, attn_mask=mask if bias is None else bias, scale=self.scale
+        )
+        local = self.position.local(v_BnhMe, height, width)
+        return join_heads(y if local is None else y + local)
+
+    def out(self, y: Tensor) -> Tensor:
+        """(…, h·e) to (…, C)."""
+        return self.o(self.sub_norm(y))
 
     @abstractmethod
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
-
-    def layouts(self) -> dict[str, Layout]:
-        rows = {f"{p}.weight": Layout((self.heads, self.head_dim, self.width)) for p in "qkv"}
-        biases = {f"{p}.bias": Layout((self.heads, self.head_dim)) for p in "qkv"}
-        return rows | biases | {"o.weight": Layout((self.width, self.heads, self.head_dim))}
-
-
-class GlobalAttention(Attention):
-    """Every position attends to all (Vaswani et al., 2017; without a position bias)."""
-
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        _, H, W, C = x_BHWC.shape
-        x_BNC = x_BHWC.reshape(-1, H * W, C)
-        q, k, v = (
-            p(x_BNC).reshape(-1, H * W, self.heads, self.head_dim).transpose(1, 2)  # B h N d
-            for p in (self.q, self.k, self.v)
-        )
-        y_BhNd = F.scaled_dot_product_attention(q, k, v)
-        y_BNC = self.o(y_BhNd.transpose(1, 2).reshape(-1, H * W, self.heads * self.head_dim))
-        return y_BNC.reshape(-1, H, W, C)
-
-
-class WindowAttention(Attention):
-    """Attention inside windows of `size` × `size`, with relative position bias (Swin, Liu et al., 2021).
-
-    `shift` moves the windows by half their side, so that neighbours of the layer before meet; where one
-    window covers the map there is nothing to shift.
-
-    Raises:
-        SpaceError: the map is no multiple of the window.
-    """
-
-    def __init__(self, width: int, heads: int, head_dim: int, size: int, shift: bool = False) -> None:
-        super().__init__(width, heads, head_dim)
-        self.size, self.shift = size, shift
-        self.relative_bias = nn.Parameter(torch.zeros(heads, 2 * size - 1, 2 * size - 1))
-
-    def layouts(self) -> dict[str, Layout]:
-        bias = Layout((self.heads, 2 * self.size - 1, 2 * self.size - 1), centred=(1, 2))
-        return super().layouts() | {"relative_bias": bias}
-
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        _, H, W, _ = x_BHWC.shape
-        s = self.size
-        if H % s or W % s:
-            raise SpaceError(
-                f"A window must divide the feature map: got size={s} on {H}×{W}. "
-                f"Use one of {', '.join(str(d) for d in range(1, min(H, W) + 1) if H % d == W % d == 0)}."
-            )
-        offset = s // 2 if self.shift and max(H, W) > s else 0
-        if offset:
-            x_BHWC = torch.roll(x_BHWC, (-offset, -offset), (1, 2))
-        q, k, v = (self._windows(p(x_BHWC)) for p in (self.q, self.k, self.v))
-        y_BnhNd = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(H, W, offset))
-        y_BHWC = self.o(self._merge(y_BnhNd, H, W))
-        return torch.roll(y_BHWC, (offset, offset), (1, 2)) if offset else y_BHWC
-
-    def _windows(self, x: Tensor) -> Tensor:
-        """(B, H, W, h·d) to (B, n, h, s·s, d)."""
-        _, H, W, _ = x.shape
-        s, h, d = self.size, self.heads, self.head_dim
-        x = x.reshape(-1, H // s, s, W // s, s, h, d).permute(0, 1, 3, 5, 2, 4, 6)
-        return x.reshape(-1, (H // s) * (W // s), h, s * s, d)
-
-    def _merge(self, y: Tensor, H: int, W: int) -> Tensor:
-        """(B, n, h, s·s, d) to (B, H, W, h·d)."""
-        s, h, d = self.size, self.heads, self.head_dim
-        y = y.reshape(-1, H // s, W // s, h, s, s, d).permute(0, 1, 4, 2, 5, 3, 6)
-        return y.reshape(-1, H, W, h * d)
-
-    def _bias(self, H: int, W: int, offset: int) -> Tensor:
-        """What is added to the scores, (1 or n, h, N, N): positions, and −∞ across the seam of a shift."""
-        table = self.relative_bias
-        index = torch.from_numpy(_relative_index(self.size)).to(table.device)
-        N = self.size * self.size
-        bias = table.flatten(1).index_select(1, index).reshape(1, self.heads, N, N)
-        if not offset:
-            return bias
-        seam = torch.from_numpy(_seam(H, W, self.size, offset)).to(table.device, bias.dtype)
-        return bias + seam[:, None]
-
-
-@lru_cache(maxsize=64)
-def _relative_index(size: int) -> np.ndarray:
-    """Position in the flat bias table for each pair of tokens of a window, shape (N·N,)."""
-    y, x = (c.ravel() for c in np.mgrid[:size, :size])
-    dy, dx = (c[:, None] - c[None, :] + size - 1 for c in (y, x))
-    return np.ascontiguousarray((dy * (2 * size - 1) + dx).ravel())
-
-
-@lru_cache(maxsize=64)
-def _seam(H: int, W: int, size: int, offset: int) -> np.ndarray:
-    """0 where two tokens of a shifted window were neighbours before the roll, −∞ elsewhere; (n, N, N)."""
-    region = np.zeros((H, W), dtype=np.int64)
-    for i, rows in enumerate((slice(0, -size), slice(-size, -offset), slice(-offset, None))):
-        for j, columns in enumerate((slice(0, -size), slice(-size, -offset), slice(-offset, None))):
-            region[rows, columns] = 3 * i + j
-    tokens = region.reshape(H // size, size, W // size, size).swapaxes(1, 2).reshape(-1, size * size)
-    return np.where(tokens[:, :, None] == tokens[:, None, :], 0.0, -np.inf).astype(np.float32)

@@ -1,20 +1,177 @@
-"""A transformer block."""
+"""A transformer block: residual branches around a mixer and a channel mixer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
+from nas.errors import SpaceError
+from nas.layers.choice import ChannelMixer, Choice, Mixer, Norm, Parts
+from nas.layers.ffns.none import NoFfn
+from nas.layers.mixers.none import NoMixer
+from nas.layers.norms import LayerNorm
 
-class Block(nn.Module):
-    """Pre-norm residual block: tokens mix, then channels (Xiong et al., 2020)."""
+PLACEMENTS = ("pre", "post", "sub")
+TOPOLOGIES = ("series", "parallel", "joint")
 
-    def __init__(self, width: int, mixer: nn.Module, ffn: nn.Module) -> None:
+
+@dataclass(frozen=True)
+class Block(Choice):
+    """A mixer, then a channel mixer, each in a residual branch of its own.
+
+    Attributes:
+        norm: of the branches.
+        placement: "pre": x + f(norm(x)) (Xiong et al., 2020); "post": norm(x + f(x)) (Vaswani et al.,
+            2017); "sub": as "pre", with a norm before each branch's last layer (Magneto, Wang et al., 2022).
+        topology: "series": one after the other; "parallel": x + mixer(norm(x)) + ffn(norm(x)) with one norm
+            (Zhong et al., 2022); "joint": one branch through both, x + ffn(norm(mixer(x))) (ConvNeXt).
+        layer_scale: initial value of a learned factor per channel of each branch (CaiT, Touvron et al.,
+            2021); None: no such factor.
+        mixer2, ffn2: in parallel to the first ones, each with a norm of its own (Touvron et al., 2022, §3).
+    """
+
+    mixer: Mixer
+    ffn: ChannelMixer
+    norm: Norm = LayerNorm()
+    placement: str = "pre"
+    topology: str = "series"
+    layer_scale: float | None = None
+    mixer2: Mixer | None = None
+    ffn2: ChannelMixer | None = None
+
+    def build(self, width: int) -> nn.Module:
+        for name, value, known in (
+            ("placement", self.placement, PLACEMENTS),
+            ("topology", self.topology, TOPOLOGIES),
+        ):
+            if value not in known:
+                raise SpaceError(f"`{name}` of a block must be one of {', '.join(known)}: got {value!r}.")
+        return _MODULES[self.topology](width, self)
+
+
+class ResidualBlock(nn.Module):
+    """Takes and gives a map (B, H, W, C) and, if there are any, tokens (B, T, C)."""
+
+    def __init__(self, width: int, block: Block) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.mixer = mixer
-        self.norm2 = nn.LayerNorm(width)
-        self.ffn = ffn
+        self.placement = block.placement
+        self._branch(width, block, "mixer", "1")
+        self._branch(width, block, "ffn", "2")
+        self._branch(width, block, "mixer2", "1b")
+        self._branch(width, block, "ffn2", "2b")
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        x_BHWC = x_BHWC + self.mixer(self.norm1(x_BHWC))
-        return x_BHWC + self.ffn(self.norm2(x_BHWC))
+    def _branch(self, width: int, block: Block, name: str, number: str, norm: bool = True) -> None:
+        choice = getattr(block, name)
+        if choice is None or isinstance(choice, (NoMixer, NoFfn)):
+            self.add_module(name, None)
+            return
+        if norm:
+            self.add_module(f"norm{number}", block.norm.build(width))
+        self.add_module(name, _with_sub_norm(choice, block).build(width))
+        scale = None
+        if block.layer_scale is not None:
+            scale = nn.Parameter(torch.full((width,), float(block.layer_scale)))
+        self.register_parameter(f"scale{number}", scale)
+
+    def forward(self, *parts: Tensor) -> Parts:
+        parts = self._residual(parts, ("mixer", "1"), ("mixer2", "1b"))
+        return self._residual(parts, ("ffn", "2"), ("ffn2", "2b"))
+
+    def _residual(self, parts: Parts, *branches: tuple[str, str]) -> Parts:
+        """The sum of `parts` and of the branches that are there."""
+        answers = parts
+        post = None
+        for name, number in branches:
+            if (module := getattr(self, name)) is None:
+                continue
+            norm = getattr(self, f"norm{number}")
+            if self.placement == "post":
+                post, inputs = post or norm, parts
+            else:
+                inputs = each(norm, parts)
+            answers = add(answers, self.scaled(number, call(module, inputs)))
+        return each(post, answers) if post is not None else answers
+
+    def scaled(self, number: str, parts: Parts) -> Parts:
+        scale = getattr(self, f"scale{number}")
+        return parts if scale is None else tuple(x * scale for x in parts)
+
+
+class ParallelBlock(ResidualBlock):
+    """Both branches read the same normed map."""
+
+    def __init__(self, width: int, block: Block) -> None:
+        _require_plain(block)
+        nn.Module.__init__(self)
+        self.norm1 = block.norm.build(width)
+        for name, number in (("mixer", "1"), ("ffn", "2")):
+            self._branch(width, block, name, number, norm=False)
+
+    def forward(self, *parts: Tensor) -> Parts:
+        normed = each(self.norm1, parts)
+        for name, number in (("mixer", "1"), ("ffn", "2")):
+            if (module := getattr(self, name)) is not None:
+                parts = add(parts, self.scaled(number, call(module, normed)))
+        return parts
+
+
+class JointBlock(ResidualBlock):
+    """One branch: mixer, norm, channel mixer."""
+
+    def __init__(self, width: int, block: Block) -> None:
+        _require_plain(block)
+        nn.Module.__init__(self)
+        self.mixer = block.mixer.build(width)
+        self._branch(width, block, "ffn", "2")
+
+    def forward(self, *parts: Tensor) -> Parts:
+        inner = each(self.norm2, call(self.mixer, parts))
+        return add(parts, self.scaled("2", call(self.ffn, inner)))
+
+
+def _require_plain(block: Block) -> None:
+    if block.mixer2 or block.ffn2 or block.placement == "post" or isinstance(block.ffn, NoFfn):
+        raise SpaceError(
+            f"A block of topology={block.topology!r} must have one mixer, one ffn and a norm before: got "
+            f"ffn={block.ffn}, mixer2={block.mixer2}, ffn2={block.ffn2}, placement={block.placement!r}. "
+            f"Use topology='series'."
+        )
+
+
+def _with_sub_norm(choice: Any, block: Block) -> Any:
+    """`choice` with the norm that placement "sub" puts before its last layer."""
+    if block.placement != "sub":
+        return choice
+    if not hasattr(choice, "sub_norm"):
+        raise SpaceError(
+            f"placement='sub' must find a `sub_norm` in {type(choice).__name__}, which has none."
+        )
+    return replace(choice, sub_norm=block.norm)
+
+
+_MODULES: dict[str, type[ResidualBlock]] = {
+    "series": ResidualBlock,
+    "parallel": ParallelBlock,
+    "joint": JointBlock,
+}
+
+
+def each(function: Callable[[Tensor], Tensor], parts: Parts) -> Parts:
+    """`function` of every part."""
+    return tuple(function(x) for x in parts)
+
+
+def add(left: Parts, right: Parts) -> Parts:
+    return tuple(a + b for a, b in zip(left, right, strict=True))
+
+
+def call(module: nn.Module, parts: Parts) -> Parts:
+    """What a mixer or channel mixer answers. One that acts at each position alone is asked part by part."""
+    if len(parts) == 1 or not getattr(module, "pointwise", False):
+        answer = module(*parts)
+        return answer if isinstance(answer, tuple) else (answer,)
+    return each(module, parts)

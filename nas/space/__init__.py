@@ -4,7 +4,7 @@ from nas.space.additive import Additive
 from nas.space.genes import Gene
 from nas.space.holes import Between, OneOf, Repeat, Tied, between, oneof, repeat, tied
 from nas.space.space import Constraint, Space
-from nas.space.views import Context
+from nas.space.views import Context, materialise
 
 __all__ = [
     "Additive",
@@ -17,6 +17,7 @@ __all__ = [
     "Space",
     "Tied",
     "between",
+    "materialise",
     "oneof",
     "repeat",
     "tied",

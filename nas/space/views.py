@@ -135,12 +135,13 @@ class _Items(Sequence[Any]):
         return (self._reader.resolve(*item) for item in self._items)
 
 
-def materialise(value: Any) -> Any:
-    """The plain value behind a view; reads everything in it."""
+def materialise(value: Any, omit: frozenset[str] = frozenset()) -> Any:
+    """The plain value behind a view; reads everything in it but fields called as in `omit`, which get
+    their defaults."""
     if type(value) is View:
         template = value._template
-        names = [f.name for f in dataclasses.fields(template)]
-        return type(template)(**{n: materialise(getattr(value, n)) for n in names})
+        names = [f.name for f in dataclasses.fields(template) if f.name not in omit]
+        return type(template)(**{n: materialise(getattr(value, n), omit) for n in names})
     if isinstance(value, (tuple, list, _Items)):
-        return tuple(materialise(v) for v in value)
+        return tuple(materialise(v, omit) for v in value)
     return value

@@ -1,285 +1,226 @@
 """The contract of every layer: what is cut out of a large layer is a small layer, not just its shape.
 
-Two ways to see it. A cut layer answers as the large one does with the cut-away parts zeroed, or, where it
-normalises over the cut axis or cuts around a centre, as a reference written here. And weights filled with
-codes of their roles (head, channel, offset) keep the codes that the small layer expects. Supernet equals
-extracted holds even for meaningless slices; only these tests tell.
+Every choice that `nas.layers` has is found here by itself, and tried along every gene. A cut layer
+answers as the large one does with the cut-away parts zeroed (norms over what is left, softmax scaled
+for it). Where a gene changes who sees whom, a small layer is no part of a large one: `OWN_TESTS` names
+the test that compares it with a reference written out. Supernet equals extracted holds even for
+meaningless slices; only these tests tell.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+import importlib
+import pkgutil
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from layers import cutting
+from layers.cutting import cut_module, layouts_of, maps, randomise, zero_what_is_cut_away
+from torch import nn
 from torch.nn import functional as F
 
-from nas.errors import SpaceError
+import nas.layers
+from nas.errors import LayoutError, SpaceError
 from nas.layers import (
+    AttentionPosition,
     Block,
-    ConditionalPosition,
-    GlobalAttention,
-    Mlp,
-    OverlapStem,
-    PatchMerging,
-    WindowAttention,
+    ChannelMixer,
+    Downsample,
+    Mixer,
+    Norm,
+    Position,
+    Stem,
+    Window,
+    genes_of,
 )
-from nas.layout import Layout, cut
+from nas.layout import Layout, union
 
-HEAD_DIM = 8
+WIDTH, SMALL_WIDTH, SIDE = 32, 16, 8
 
-
-def layouts_of(module: nn.Module) -> dict[str, Layout]:
-    declared = {}
-    for prefix, inner in module.named_modules():
-        for name, layout in (inner.layouts() if hasattr(inner, "layouts") else {}).items():
-            declared[f"{prefix}.{name}" if prefix else name] = layout
-    return {n: declared.get(n, Layout(tuple(p.shape))) for n, p in module.named_parameters()}
-
-
-def cut_tensors(tensors: dict[str, Tensor], large: nn.Module, small: nn.Module) -> dict[str, Tensor]:
-    have, want = layouts_of(large), layouts_of(small)
-    shapes = {n: tuple(p.shape) for n, p in small.named_parameters()}
-    return {n: cut(n, tensors[n].reshape(have[n].shape), have[n], want[n], shapes[n]) for n in want}
-
-
-def cut_module(large: nn.Module, small: nn.Module) -> nn.Module:
-    small.load_state_dict(cut_tensors(dict(large.named_parameters()), large, small))
-    return small
-
-
-def zero_what_is_cut_away(large: nn.Module, small: nn.Module) -> nn.Module:
-    """Keeps of each parameter what the small layer uses; finds it by cutting positions."""
-    positions = {n: torch.arange(p.numel()).reshape(p.shape) for n, p in large.named_parameters()}
-    kept = cut_tensors(positions, large, small)
-    with torch.no_grad():
-        for name, parameter in large.named_parameters():
-            mask = torch.zeros(parameter.numel())
-            mask[kept[name].flatten()] = 1
-            parameter.mul_(mask.reshape(parameter.shape))
-    return large
-
-
-def randomise(module: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return module.double().eval()
-
-
-def maps(width: int, side: int = 8) -> Tensor:
-    return torch.randn(2, side, side, width, generator=torch.Generator().manual_seed(1)).double()
-
-
-@dataclass(frozen=True)
-class Case:
-    make: Callable[..., nn.Module]
-    large: dict[str, int]
-    small: dict[str, int]  # one axis at a time
-
-
-CASES = {
-    "global attention": Case(
-        lambda width, heads: GlobalAttention(width, heads, HEAD_DIM),
-        {"width": 32, "heads": 4},
-        {"width": 16, "heads": 2},
-    ),
-    "window attention": Case(
-        lambda width, heads: WindowAttention(width, heads, HEAD_DIM, 4),
-        {"width": 32, "heads": 4},
-        {"width": 16, "heads": 2},
-    ),
-    "shifted window attention": Case(
-        lambda width, heads: WindowAttention(width, heads, HEAD_DIM, 4, shift=True),
-        {"width": 32, "heads": 4},
-        {"width": 16, "heads": 2},
-    ),
-    "mlp": Case(Mlp, {"width": 32, "hidden": 96}, {"width": 16, "hidden": 32}),
-    "conditional position": Case(ConditionalPosition, {"width": 32}, {"width": 16}),
+# (class, gene) -> the test that stands in, because the gene changes who sees whom.
+OWN_TESTS = {
+    ("Window", "size"): "test_window.py",
+    ("Window", "shift"): "test_window.py",
+    ("OverlapStem", "patch"): "test_embedding.py",
+    ("PatchStem", "patch"): "test_embedding.py",
 }
 
 
-@pytest.mark.parametrize(
-    ("case", "axis"),
-    [(case, axis) for case in CASES.values() for axis in case.small],
-    ids=[f"{name}-{axis}" for name, case in CASES.items() for axis in case.small],
-)
-def test_a_cut_layer_is_the_large_one_with_the_rest_zeroed(case, axis):
-    small_dims = case.large | {axis: case.small[axis]}
-    large = randomise(case.make(**case.large))
-    small = cut_module(large, case.make(**small_dims).double().eval())
-    zeroed = zero_what_is_cut_away(large, small)
-    x = maps(case.large["width"])
-    width = small_dims["width"]
-    x[..., width:] = 0
-    torch.testing.assert_close(small(x[..., :width]), zeroed(x)[..., :width])
+def discovered(family: type) -> list[type]:
+    """The final classes of a family, from every file below `nas.layers`."""
+    for module in pkgutil.walk_packages(nas.layers.__path__, "nas.layers."):
+        importlib.import_module(module.name)
+    found, todo = set(), [family]
+    while todo:
+        cls = todo.pop()
+        todo += cls.__subclasses__()
+        if cls.__module__.startswith("nas.layers.") and not cls.__subclasses__() and cls is not family:
+            found.add(cls)
+    return sorted(found, key=lambda c: c.__name__)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    mean = x.mean(-1, keepdim=True)
-    return (x - mean) / ((x - mean).square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight + bias
+FAMILIES = (Mixer, ChannelMixer, Stem, Downsample, Position, Norm)
+CHOICES = [c for family in FAMILIES for c in discovered(family)]
 
 
-def test_cut_stem_normalises_over_the_channels_it_has():
-    large = randomise(OverlapStem(3, 32, 2))
-    small = cut_module(large, OverlapStem(3, 16, 2).double())
-    x = torch.randn(2, 3, 8, 8).double()
-    y = F.conv2d(x, large.conv.weight[:16], large.conv.bias[:16], stride=2, padding=1)
-    y = layer_norm(y.permute(0, 2, 3, 1), large.norm.weight[:16], large.norm.bias[:16])
-    torch.testing.assert_close(small(x), y)
+def largest(choice: type, **fixed):
+    """An example with every gene that has no default at its largest value."""
+    required = {f.name for f in dataclasses.fields(choice) if f.default is dataclasses.MISSING}
+    return choice(**({n: v[-1] for n, v in genes_of(choice).items() if n in required} | fixed))
 
 
-@pytest.mark.parametrize(("width", "out"), [(16, 64), (32, 24), (16, 24)])
-def test_cut_merging_joins_the_same_neighbours(width, out):
-    large = randomise(PatchMerging(32, 64))
-    small = cut_module(large, PatchMerging(width, out).double())
-    x = maps(width)
-    weight = large.reduction.weight.reshape(64, 4, 32)[:out, :, :width]
-    norm_weight, norm_bias = (p.reshape(4, 32)[:, :width].flatten() for p in large.norm.parameters())
-    neighbours = [x[:, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)]
-    y = layer_norm(torch.cat(neighbours, -1), norm_weight, norm_bias)
-    torch.testing.assert_close(small(x), y @ weight.flatten(1).T + large.reduction.bias[:out])
+def build(choice, width: int = WIDTH, out_width: int = 2 * WIDTH) -> nn.Module:
+    if isinstance(choice, Stem):
+        return choice.build(3, width)
+    return choice.build(width, out_width) if isinstance(choice, Downsample) else choice.build(width)
 
 
-def test_cut_block_is_made_of_cut_parts():
-    def make(width: int, hidden: int) -> Block:
-        return Block(width, GlobalAttention(width, 2, HEAD_DIM), Mlp(width, hidden))
-
-    large = randomise(make(32, 64))
-    small = cut_module(large, make(16, 32).double())
-    x = maps(16)
-    norms = [large.norm1, large.norm2]
-    a, b = ((n.weight[:16], n.bias[:16]) for n in norms)
-    y = x + small.mixer(layer_norm(x, *a))
-    torch.testing.assert_close(small(x), y + small.ffn(layer_norm(y, *b)))
+def inputs(choice, width: int = WIDTH, side: int = SIDE) -> torch.Tensor:
+    return maps(3, side).permute(0, 3, 1, 2) if isinstance(choice, Stem) else maps(width, side)
 
 
-def reference_window_attention(x: Tensor, large: WindowAttention, size: int, shift: bool) -> Tensor:
-    """Token by token: who shares my window attends to me, biased by where it stands from me."""
-    _, H, W, _ = x.shape
-    offset = size // 2 if shift and size < H else 0
-    q, k, v = (p(x).unflatten(-1, (large.heads, HEAD_DIM)) for p in (large.q, large.k, large.v))
-    centre = large.relative_bias.shape[-1] // 2
-    y = torch.zeros_like(q)
-
-    def window(row: int, column: int) -> tuple[int, int]:
-        return (row - offset) // size, (column - offset) // size
-
-    cells = [(r, c) for r in range(H) for c in range(W)]
-    for r, c in cells:
-        peers = [(i, j) for i, j in cells if window(i, j) == window(r, c)]
-        rows, columns = zip(*peers, strict=True)
-        scores = (q[:, r, c, None] * k[:, rows, columns]).sum(-1) / math.sqrt(HEAD_DIM)  # B, N, h
-        bias = torch.stack([large.relative_bias[:, centre + r - i, centre + c - j] for i, j in peers])
-        y[:, r, c] = ((scores + bias).softmax(1)[..., None] * v[:, rows, columns]).sum(1)
-    return large.o(y.flatten(-2))
+def run(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return module(x)
 
 
-@pytest.mark.parametrize("shift", [False, True], ids=["still", "shifted"])
-@pytest.mark.parametrize("size", [2, 4, 8])
-def test_cut_window_keeps_its_offsets(size, shift):
-    large = randomise(WindowAttention(16, 2, HEAD_DIM, 8))
-    small = cut_module(large, WindowAttention(16, 2, HEAD_DIM, size, shift).double())
-    x = maps(16)
-    torch.testing.assert_close(small(x), reference_window_attention(x, large, size, shift))
+AXES = [(c, n) for c in CHOICES for n, values in genes_of(c).items() if len(values) > 1]
 
 
-# --- roles ----------------------------------------------------------------------------------------
+def assert_cut(large, small, x: torch.Tensor) -> None:
+    """The contract: `small`, cut from `large` (two functions that build them), answers as it does with
+    the rest zeroed. Inputs beyond the small one's width are zero."""
+    big = randomise(large())
+    little = cut_module(big, small().double())
+    zeroed = zero_what_is_cut_away(big, little)
+    y = run(little, x)
+    wide = x if x.shape[1] == 3 else F.pad(x, (0, WIDTH - x.shape[-1]))  # images have three channels
+    torch.testing.assert_close(y, run(zeroed, wide)[..., : y.shape[-1]])
 
 
-def code(*parts: Tensor) -> Tensor:
-    """One number per combination of small whole numbers, negative ones included."""
-    total = torch.zeros((), dtype=torch.long)
-    for part in parts:
-        total = total * 1000 + part + 500
-    return total
+@pytest.mark.parametrize(("choice", "gene"), AXES, ids=[f"{c.__name__}-{n}" for c, n in AXES])
+def test_cut_along_a_gene(choice, gene):
+    if (choice.__name__, gene) in OWN_TESTS:
+        assert (Path(__file__).parent / OWN_TESTS[choice.__name__, gene]).is_file()
+        return
+    values = genes_of(choice)[gene]
+    for value in values[:-1]:
+        large, small = (largest(choice, **{gene: v}) for v in (values[-1], value))
+        assert_cut(lambda: build(large), lambda: build(small), inputs(small))  # noqa: B023
 
 
-def grid(*lengths: int) -> tuple[Tensor, ...]:
-    return torch.meshgrid(*(torch.arange(n) for n in lengths), indexing="ij")
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.__name__)
+def test_cut_along_the_width(choice):
+    spec = largest(choice)
+    for width, out in ((SMALL_WIDTH, 2 * WIDTH), (WIDTH, WIDTH), (SMALL_WIDTH, SMALL_WIDTH)):
+        x = inputs(spec, width)
+        assert_cut(lambda: build(spec), lambda: build(spec, width, out), x)  # noqa: B023
 
 
-def attention_codes(layer: nn.Module) -> dict[str, Tensor]:
-    inner, width = layer.heads * HEAD_DIM, layer.width
-    row, channel = grid(inner, width)
-    roles = {f"{p}.weight": code(row // HEAD_DIM, row % HEAD_DIM, channel) for p in "qkv"}
-    unit = torch.arange(inner)
-    roles |= {f"{p}.bias": code(unit // HEAD_DIM, unit % HEAD_DIM) for p in "qkv"}
-    channel, column = grid(width, inner)
-    roles["o.weight"] = code(channel, column // HEAD_DIM, column % HEAD_DIM)
-    roles["o.bias"] = code(torch.arange(width))
-    if isinstance(layer, WindowAttention):
-        head, dy, dx = grid(layer.heads, 2 * layer.size - 1, 2 * layer.size - 1)
-        roles["relative_bias"] = code(head, dy - (layer.size - 1), dx - (layer.size - 1))
-    return roles
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("side", [4, 8, 10, 12, 16])
+def test_any_side_or_a_clear_error(choice, side):
+    spec = largest(choice)
+    module = randomise(build(spec))
+    x = inputs(spec, side=side)
+    if spec.misfit(side, side):
+        with pytest.raises(SpaceError, match=str(side)):
+            module(x)
+        return
+    stride = getattr(spec, "stride", 1)
+    assert run(module, x).shape[1:3] == (side // stride, side // stride)
 
 
-def merging_codes(layer: PatchMerging) -> dict[str, Tensor]:
-    out, column = grid(layer.out_width, 4 * layer.width)
-    neighbour = torch.arange(4 * layer.width)
-    both = code(neighbour // layer.width, neighbour % layer.width)
-    return {
-        "norm.weight": both,
-        "norm.bias": both,
-        "reduction.weight": code(out, column // layer.width, column % layer.width),
-        "reduction.bias": code(torch.arange(layer.out_width)),
-    }
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.__name__)
+def test_maps_that_are_not_square(choice):
+    spec = largest(choice)
+    x = inputs(spec, side=16)
+    x = x[:, :, :8] if isinstance(spec, Stem) else x[:, :8]
+    stride = getattr(spec, "stride", 1)
+    if not spec.misfit(8, 16):
+        assert run(randomise(build(spec)), x).shape[1:3] == (8 // stride, 16 // stride)
 
 
-ROLES = {
-    "heads": (GlobalAttention(32, 4, 8), GlobalAttention(32, 2, 8), attention_codes),
-    "width": (GlobalAttention(32, 4, 8), GlobalAttention(16, 4, 8), attention_codes),
-    "window": (WindowAttention(16, 4, 8, 7), WindowAttention(16, 2, 8, 3), attention_codes),
-    "merging": (PatchMerging(32, 64), PatchMerging(24, 40), merging_codes),
-}
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.__name__)
+def test_every_weight_is_used(choice):
+    module = randomise(build(largest(choice))).train()
+    y = module(inputs(largest(choice)))
+    if list(module.parameters()):
+        torch.autograd.backward(y.square().sum())
+    unused = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not [n for n in unused if not n.startswith("k.bias")], "softmax ignores a key bias, nothing else"
 
 
-@pytest.mark.parametrize(("large", "small", "codes"), ROLES.values(), ids=ROLES)
-def test_roles_are_kept(large, small, codes):
-    kept = cut_tensors(codes(large), large, small)
-    for name, wanted in codes(small).items():
-        assert torch.equal(kept[name], wanted), name
-
-
-class PrefixBias(WindowAttention):
-    """What published code does: a prefix of the position table."""
-
-    def layouts(self) -> dict[str, Layout]:
-        return super().layouts() | {"relative_bias": Layout(tuple(self.relative_bias.shape))}
-
-
-def test_a_wrong_layout_is_caught():
-    large, small = PrefixBias(16, 2, 8, 7), PrefixBias(16, 2, 8, 3)
-    kept = cut_tensors(attention_codes(large), large, small)
-    assert not torch.equal(kept["relative_bias"], attention_codes(small)["relative_bias"])
-    large = randomise(PrefixBias(16, 2, HEAD_DIM, 8))
-    small = cut_module(large, PrefixBias(16, 2, HEAD_DIM, 4).double())
-    x = maps(16)
-    assert not torch.allclose(small(x), reference_window_attention(x, large, 4, False))
-
-
-# --- what else a layer promises ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("side", [4, 8, 12])
-def test_any_side_that_the_window_divides(side):
-    layer = randomise(WindowAttention(16, 2, HEAD_DIM, 4, shift=True))
-    x = maps(16, side)
-    torch.testing.assert_close(layer(x), reference_window_attention(x, layer, 4, True))
+@pytest.mark.parametrize("family", [Mixer, ChannelMixer], ids=lambda c: c.__name__)
+def test_shared_names_have_the_same_axes(family):
+    shared: dict[str, Layout] = {}
+    for choice in discovered(family):
+        for name, layout in layouts_of(build(largest(choice))).items():
+            shared[name] = union(name, shared.get(name, layout), layout)
 
 
 @pytest.mark.parametrize(
-    ("layer", "x", "message"),
-    [
-        (WindowAttention(16, 2, 8, 3), torch.zeros(1, 8, 8, 16), "size=3 on 8×8. Use one of 1, 2, 4, 8"),
-        (PatchMerging(16, 16), torch.zeros(1, 5, 4, 16), "multiple of 2 .*5×4"),
-        (OverlapStem(1, 8, 4), torch.zeros(1, 1, 10, 8), "multiple of 4 .*10×8"),
-    ],
+    "choice", [c for c in CHOICES if issubclass(c, (Mixer, ChannelMixer))], ids=lambda c: c.__name__
 )
-def test_maps_that_do_not_fit_are_refused(layer, x, message):
-    with pytest.raises(SpaceError, match=message):
-        layer(x)
+@pytest.mark.parametrize("placement", ["pre", "post", "sub"])
+@pytest.mark.parametrize("topology", ["series", "parallel", "joint"])
+def test_blocks_of_everything(choice, placement, topology):
+    """Every mixer and channel mixer stands in every block, or the block says why not."""
+    part = {"mixer": largest(choice)} if issubclass(choice, Mixer) else {"ffn": largest(choice)}
+    block = Block(
+        **({"mixer": Window(2, 4), "ffn": nas.layers.Mlp(2)} | part), placement=placement, topology=topology
+    )
+    try:
+        module = block.build(WIDTH)
+    except SpaceError:
+        return
+    (y,) = run(randomise(module), maps(WIDTH))
+    assert y.shape == maps(WIDTH).shape
+
+
+@pytest.mark.parametrize("position", discovered(AttentionPosition), ids=lambda c: c.__name__)
+@pytest.mark.parametrize("axis", ["heads", "head_dim", "value_dim", "width"])
+def test_cut_positions_in_attention(position, axis):
+    def make(width=WIDTH, heads=4, head_dim=16, value_dim=16):
+        return Window(heads, 4, head_dim=head_dim, value_dim=value_dim, position=largest(position)).build(
+            width
+        )
+
+    small_value = {"heads": 2, "head_dim": 8, "value_dim": 8, "width": SMALL_WIDTH}[axis]
+    if (position.__name__, axis) in OWN_TESTS:
+        assert (Path(__file__).parent / OWN_TESTS[position.__name__, axis]).is_file()
+        return
+    width = SMALL_WIDTH if axis == "width" else WIDTH
+    assert_cut(make, lambda: make(**{axis: small_value}), maps(width))
+
+
+def own(choice: type) -> set[str]:
+    return {gene for name, gene in OWN_TESTS if name == choice.__name__}
+
+
+def merged(choice: type) -> bool:
+    """Whether a module of the choice declares a layout that is no plain prefix, and is tried here."""
+    module = build(largest(choice))
+    genes = {gene for cls, gene in AXES if cls is choice}
+    return layouts_of(module) != plain_layouts(module) and not (genes and genes <= own(choice))
+
+
+def plain_layouts(module: nn.Module) -> dict[str, Layout]:
+    return {n: Layout(tuple(p.shape)) for n, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("choice", filter(merged, CHOICES), ids=lambda c: c.__name__)
+def test_a_wrong_layout_is_caught(choice, monkeypatch):
+    """With plain prefixes in the place of the layouts that a layer declares, the contract fails."""
+    monkeypatch.setattr(cutting, "layouts_of", plain_layouts)
+
+    def contract():
+        for cls, gene in AXES:
+            if cls is choice and gene not in own(choice):
+                test_cut_along_a_gene(choice, gene)
+        test_cut_along_the_width(choice)
+
+    with pytest.raises((AssertionError, LayoutError)):
+        contract()

@@ -1,0 +1,133 @@
+"""What may be chosen: frozen dataclasses that say what a part is, and build it.
+
+A part of an architecture (a mixer, a norm, a stem …) is one file: the frozen dataclass with its genes,
+and the plain module that it builds. Families are base classes; a new member is a subclass of one of them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from torch import Tensor, nn
+
+Parts = tuple[Tensor, ...]
+"""What flows through a network: the map (B, H, W, C), and beside it, if there are any, tokens (B, T, C)."""
+
+
+def gene(*values: Any, default: Any = MISSING, kw_only: Any = MISSING) -> Any:
+    """A field that a search may vary.
+
+    `values`, from small to large, are those that contract tests, the list of choices and default spaces
+    use; an architecture may hold others.
+
+    Example:
+        >>> size: int = gene(2, 4, 8)
+    """
+    return field(default=default, kw_only=kw_only, metadata={"values": values})
+
+
+def genes_of(choice: type) -> dict[str, tuple[Any, ...]]:
+    """The fields of a choice that a search may vary, with their values."""
+    return {f.name: f.metadata["values"] for f in fields(choice) if "values" in f.metadata}
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bit-width at which the weights of a part are stored."""
+
+    weight: int = 32
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A part of an architecture."""
+
+    def misfit(self, height: int, width: int) -> str | None:
+        """What is wrong with this part on a map of `height` × `width`: the law, the facts, the remedy."""
+        return None
+
+
+@dataclass(frozen=True)
+class Norm(Choice):
+    """What normalises a vector of channels."""
+
+    @abstractmethod
+    def build(self, width: int) -> nn.Module:
+        """A module from (…, width) to the same."""
+
+
+@dataclass(frozen=True)
+class Mixer(Choice):
+    """What lets the positions of a map see one another."""
+
+    bits: Bits = field(default=Bits(), kw_only=True)
+
+    @abstractmethod
+    def build(self, width: int) -> nn.Module:
+        """A module from a map (B, H, W, width) to the same; `tokens` beside it are for those that say so."""
+
+
+@dataclass(frozen=True)
+class ChannelMixer(Choice):
+    """What happens in a block at each position by itself."""
+
+    bits: Bits = field(default=Bits(), kw_only=True)
+
+    @abstractmethod
+    def build(self, width: int) -> nn.Module:
+        """A module from (B, H, W, width) to the same."""
+
+
+@dataclass(frozen=True)
+class Stem(Choice):
+    """What makes a map of an image."""
+
+    @property
+    @abstractmethod
+    def stride(self) -> int:
+        """Pixels per position, along each side."""
+
+    @abstractmethod
+    def build(self, channels: int, width: int) -> nn.Module:
+        """A module from an image (B, channels, H, W) to a map (B, H / stride, W / stride, width)."""
+
+    def misfit(self, height: int, width: int) -> str | None:
+        return not_multiple(self.__class__.__name__, self.stride, height, width)
+
+
+@dataclass(frozen=True)
+class Downsample(Choice):
+    """How a map comes from one stage to the next."""
+
+    @property
+    def stride(self) -> int:
+        """Factor by which each side shrinks."""
+        return 2
+
+    @abstractmethod
+    def build(self, width: int, out_width: int) -> nn.Module:
+        """A module from (B, H, W, width) to (B, H / stride, W / stride, out_width)."""
+
+    def misfit(self, height: int, width: int) -> str | None:
+        return not_multiple(self.__class__.__name__, self.stride, height, width)
+
+
+@dataclass(frozen=True)
+class Position(Choice):
+    """What tells the positions of a map apart, at the head of a stage."""
+
+    @abstractmethod
+    def build(self, width: int) -> nn.Module:
+        """A module from (B, H, W, width) to the same."""
+
+
+def not_multiple(what: str, step: int, height: int, width: int) -> str | None:
+    """The message of a map that `what` cannot divide into steps."""
+    if height % step == 0 and width % step == 0:
+        return None
+    return (
+        f"must get a map whose sides are multiples of {step}: {what} got {height}×{width}. "
+        f"Resize the images, or choose fewer stages or another stride."
+    )

@@ -1,0 +1,46 @@
+"""The channel mixer of the transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from nas.layers.activation import ACTIVATIONS
+from nas.layers.choice import ChannelMixer, Norm, gene
+
+
+@dataclass(frozen=True)
+class Mlp(ChannelMixer):
+    """Two linear layers; units nest as prefixes (MatFormer, Devvrit et al., 2023).
+
+    Attributes:
+        ratio: of hidden units to width.
+        sub_norm: norm before the second layer (Magneto); a block whose placement is "sub" sets it.
+    """
+
+    ratio: float = gene(1, 2, 4)
+    activation: str = field(default="gelu", kw_only=True)
+    sub_norm: Norm | None = field(default=None, kw_only=True)
+
+    def build(self, width: int) -> nn.Module:
+        return MlpLayers(width, hidden_units(width, self.ratio), self)
+
+
+class MlpLayers(nn.Module):
+    pointwise = True  # tokens beside the map pass through it as well
+
+    def __init__(self, width: int, hidden: int, ffn: Mlp) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.act = ACTIVATIONS[ffn.activation]()
+        self.sub_norm = ffn.sub_norm.build(hidden) if ffn.sub_norm else nn.Identity()
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, C) to (…, C)."""
+        return self.down(self.sub_norm(self.act(self.up(x))))
+
+
+def hidden_units(width: int, ratio: float) -> int:
+    return int(width * ratio)

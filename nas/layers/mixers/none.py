@@ -1,0 +1,17 @@
+"""No mixing of positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from nas.layers.choice import Mixer
+
+
+@dataclass(frozen=True)
+class NoMixer(Mixer):
+    """Positions do not see one another; the block has a channel mixer alone (LIT, Pan et al., 2022)."""
+
+    def build(self, width: int) -> nn.Module:
+        return nn.Identity()  # which a block leaves out, norm and all

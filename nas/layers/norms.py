@@ -1,0 +1,93 @@
+"""Norms over channels, which are the last axis of everything here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.layers.choice import Norm
+
+
+@dataclass(frozen=True)
+class LayerNorm(Norm):
+    """Mean 0 and variance 1 over the channels of each position (Ba et al., 2016)."""
+
+    eps: float = 1e-5
+
+    def build(self, width: int) -> nn.Module:
+        return nn.LayerNorm(width, eps=self.eps)
+
+
+@dataclass(frozen=True)
+class RMSNorm(Norm):
+    """Mean square 1 over the channels of each position (Zhang & Sennrich, 2019)."""
+
+    eps: float = 1e-6
+
+    def build(self, width: int) -> nn.Module:
+        return nn.RMSNorm(width, eps=self.eps)
+
+
+@dataclass(frozen=True)
+class BatchNorm(Norm):
+    """Each channel by its statistics over the training data (Ioffe & Szegedy, 2015); folds away."""
+
+    eps: float = 1e-5
+
+    def build(self, width: int) -> nn.Module:
+        return ChannelBatchNorm(width, eps=self.eps)
+
+
+@dataclass(frozen=True)
+class RepBN(Norm):
+    """Batch norm plus a learned share of its input; folds into a neighbouring linear layer
+    (SLAB, Guo et al., 2024, §3.2)."""
+
+    eps: float = 1e-5
+
+    def build(self, width: int) -> nn.Module:
+        return ReparameterisedBatchNorm(width, eps=self.eps)
+
+
+class ChannelBatchNorm(nn.BatchNorm1d):
+    """Batch norm over the last axis of (…, C)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.reshape(-1, input.shape[-1])).reshape(input.shape)
+
+
+class ReparameterisedBatchNorm(ChannelBatchNorm):
+    """`BatchNorm(x) + alpha · x`."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__(width, eps=eps)
+        self.alpha = nn.Parameter(torch.ones(1))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + self.alpha * input
+
+    def as_affine(self) -> tuple[Tensor, Tensor]:
+        """(scale, shift), each (C,), that give the same in evaluation mode (SLAB, eq. 7)."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        slope = self.weight / (self.running_var + self.eps).sqrt()
+        return slope + self.alpha, self.bias - slope * self.running_mean
+
+
+def folded(norm: ChannelBatchNorm, linear: nn.Linear) -> nn.Linear:
+    """The one linear layer that does what `norm`, in evaluation mode, and then `linear` do."""
+    if isinstance(norm, ReparameterisedBatchNorm):
+        scale, shift = norm.as_affine()
+    else:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        shift = norm.bias - scale * norm.running_mean
+    joined = nn.Linear(linear.in_features, linear.out_features)
+    with torch.no_grad():
+        joined.weight.copy_(linear.weight * scale)
+        joined.bias.copy_(F.linear(shift, linear.weight, linear.bias))
+    return joined

@@ -1,0 +1,1 @@
+"""Where a position of the map stands, a file per kind."""

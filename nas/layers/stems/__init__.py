@@ -1,0 +1,1 @@
+"""From pixels to a map, a file per kind."""

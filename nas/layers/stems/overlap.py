@@ -1,0 +1,51 @@
+"""Convolution whose kernels overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from nas.errors import SpaceError
+from nas.layers.choice import Norm, Stem, gene
+from nas.layers.norms import LayerNorm
+from nas.layout import Layout
+
+
+@dataclass(frozen=True)
+class OverlapStem(Stem):
+    """A convolution of stride `patch` whose kernels overlap, then a norm (PVT v2, Wang et al., 2022, §3.2).
+
+    Attributes:
+        kernel: its side; None: 2·patch − 1, at least 3.
+        norm: after it; None: none.
+    """
+
+    patch: int = gene(1, 2, default=1)
+    kernel: int | None = field(default=None, kw_only=True)
+    norm: Norm | None = field(default=LayerNorm(), kw_only=True)
+
+    @property
+    def stride(self) -> int:
+        return self.patch
+
+    def build(self, channels: int, width: int) -> nn.Module:
+        return OverlapConvolution(channels, width, self)
+
+
+class OverlapConvolution(nn.Module):
+    def __init__(self, channels: int, width: int, stem: OverlapStem) -> None:
+        super().__init__()
+        kernel = stem.kernel or max(3, 2 * stem.patch - 1)
+        self.stem = stem
+        self.conv = nn.Conv2d(channels, width, kernel, stride=stem.patch, padding=kernel // 2)
+        self.norm = stem.norm.build(width) if stem.norm else nn.Identity()
+
+    def layouts(self) -> dict[str, Layout]:
+        return {"conv.weight": Layout(tuple(self.conv.weight.shape), centred=(2, 3))}
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, H / patch, W / patch, D)."""
+        if problem := self.stem.misfit(*x_BCHW.shape[-2:]):
+            raise SpaceError(f"A stem {problem}")
+        return self.norm(self.conv(x_BCHW).permute(0, 2, 3, 1))
