@@ -9,11 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import nn
 
 from nas.errors import DataError
 from nas.layers import Block, LayerNorm, Mlp, NoPositionEncoding, PatchMerging, PatchStem, Window
+from nas.training import load_tensors
 from search_spaces.hierarchical import HierarchicalTransformer, Stage, build
 from search_spaces.pretrained.translation import load, translated
 
@@ -26,6 +26,7 @@ def from_pretrained(name: str, path: str | Path) -> nn.Module:
 
     Raises:
         DataError: an unknown name, or a file that is none of that model's.
+        RunError: a damaged file.
     """
     if name not in POINTS:
         raise DataError(f"A published model must be one of {', '.join(sorted(POINTS))}: got {name!r}.")
@@ -33,7 +34,7 @@ def from_pretrained(name: str, path: str | Path) -> nn.Module:
     path = Path(path)
     if path.suffix != ".safetensors" or not path.is_file():
         raise DataError(f"A checkpoint must be a .safetensors file that exists: got {path}.")
-    weights = translated(load_file(path), model.RENAMES)
+    weights = translated(load_tensors(path)[0], model.RENAMES)
     classes = len(weights["head.linear.bias"])
     return load(build(POINTS[name](classes)), weights).eval()
 
@@ -42,7 +43,9 @@ def swin_tiny(classes: int = 1000) -> HierarchicalTransformer:
     """Swin-T (Liu et al., 2021, Table 7)."""
 
     def stage(width: int, depth: int, heads: int) -> Stage:
-        blocks = tuple(Block(Window(heads, 7, shift=bool(i % 2), head_dim=32), Mlp(4)) for i in range(depth))
+        blocks = tuple(
+            Block(Window(heads=heads, size=7, shift=bool(i % 2), head_dim=32), Mlp(4)) for i in range(depth)
+        )
         down = PatchMerging(bias=False) if width > 96 else None
         return Stage(width, blocks, down, NoPositionEncoding())
 

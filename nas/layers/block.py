@@ -44,6 +44,9 @@ class Block(Choice):
     ffn2: ChannelMixer | None = None
 
     def build(self, width: int) -> nn.Module:
+        for name, part, family in (("mixer", self.mixer, Mixer), ("ffn", self.ffn, ChannelMixer)):
+            if not isinstance(part, family):
+                raise SpaceError(f"`{name}` of a block must be a {family.__name__}: got {part!r}.")
         for name, value, known in (
             ("placement", self.placement, PLACEMENTS),
             ("topology", self.topology, TOPOLOGIES),

@@ -10,8 +10,6 @@ meaningless slices; only these tests tell.
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +33,7 @@ from nas.layers import (
     Window,
     genes_of,
 )
+from nas.layers.catalogue import members
 from nas.layout import Layout, union
 
 WIDTH, SMALL_WIDTH, SIDE = 32, 16, 8
@@ -48,21 +47,8 @@ OWN_TESTS = {
 }
 
 
-def discovered(family: type) -> list[type]:
-    """The final classes of a family, from every file below `nas.layers`."""
-    for module in pkgutil.walk_packages(nas.layers.__path__, "nas.layers."):
-        importlib.import_module(module.name)
-    found, todo = set(), [family]
-    while todo:
-        cls = todo.pop()
-        todo += cls.__subclasses__()
-        if cls.__module__.startswith("nas.layers.") and not cls.__subclasses__() and cls is not family:
-            found.add(cls)
-    return sorted(found, key=lambda c: c.__name__)
-
-
 FAMILIES = (Mixer, ChannelMixer, Stem, Downsample, Position, Norm)
-CHOICES = [c for family in FAMILIES for c in discovered(family)]
+CHOICES = [c for family in FAMILIES for c in members(family)]
 
 
 def largest(choice: type, **fixed):
@@ -156,7 +142,7 @@ def test_every_weight_is_used(choice):
 @pytest.mark.parametrize("family", [Mixer, ChannelMixer], ids=lambda c: c.__name__)
 def test_shared_names_have_the_same_axes(family):
     shared: dict[str, Layout] = {}
-    for choice in discovered(family):
+    for choice in members(family):
         for name, layout in layouts_of(build(largest(choice))).items():
             shared[name] = union(name, shared.get(name, layout), layout)
 
@@ -180,7 +166,7 @@ def test_blocks_of_everything(choice, placement, topology):
     assert y.shape == maps(WIDTH).shape
 
 
-@pytest.mark.parametrize("position", discovered(AttentionPosition), ids=lambda c: c.__name__)
+@pytest.mark.parametrize("position", members(AttentionPosition), ids=lambda c: c.__name__)
 @pytest.mark.parametrize("axis", ["heads", "head_dim", "value_dim", "width"])
 def test_cut_positions_in_attention(position, axis):
     def make(width=WIDTH, heads=4, head_dim=16, value_dim=16):

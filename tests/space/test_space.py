@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nas.errors import SpaceError
+from nas.layers import PatchMerging
 from nas.space import Additive, Constraint, Space, between, oneof, repeat, tied
 from search_spaces import hierarchical
 
@@ -212,7 +213,7 @@ class TestErrors:
         space = SPACES["hierarchical"]
         good = space.largest()
         block = hierarchical.Block(hierarchical.Window(1, 7), hierarchical.Mlp(1))
-        stages = (good.stages[0], hierarchical.Stage(32, (block,)))
+        stages = (good.stages[0], hierarchical.Stage(32, (block,), PatchMerging()))
         bad = hierarchical.HierarchicalTransformer(good.stem, stages, 10, 1)
         message = (
             r"`stages.1.blocks.0.mixer` must divide the feature map: got size=7 on 4×4. Use one of 1, 2, 4"
