@@ -7,9 +7,9 @@ What a mixer, a channel mixer, a norm, a stem … may be is in `nas.layers`, a f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from nas.errors import DataError, SpaceError
 from nas.layers import (
     Bits,
     Block,
+    ChannelMixer,
+    Choice,
     ConditionalPosition,
     Downsample,
     Global,
@@ -32,10 +34,14 @@ from nas.layers import (
     Position,
     Stem,
     Window,
+    genes_of,
 )
 from nas.layers.block import call, each
 from nas.layers.choice import Parts
 from nas.space import Additive, Constraint, Context, Space, materialise, oneof, repeat
+
+C = TypeVar("C", bound=Choice)
+MERGING = PatchMerging()
 
 
 @dataclass(frozen=True)
@@ -98,11 +104,15 @@ def space(
     *,
     widths: tuple[tuple[int, ...], ...] = ((8, 16, 32), (16, 32, 64)),
     depths: tuple[int, int] = (1, 3),
+    mixers: Sequence[Mixer] | None = None,
+    ffns: Sequence[ChannelMixer] | None = None,
+    down: Any = MERGING,
     heads: tuple[int, ...] = (1, 2, 4),
     windows: tuple[int, ...] = (2, 4),
     ratios: tuple[float, ...] = (1, 2, 3),
     bits: tuple[int, ...] = (4, 8, 32),
     patch: int | None = None,
+    constraints: Sequence[Constraint] = (),
 ) -> Space:
     """The space for a task with images: classes and channels come from it, and what fits its side.
 
@@ -110,32 +120,57 @@ def space(
         task: has `classes` and `image_shape` = (channels, side, side).
         widths: choices of width per stage; their number is that of the stages.
         depths: fewest and most blocks per stage.
+        mixers: what a block may mix with, with holes of their own; default: windows, shifted windows and
+            global attention, of `heads` and `windows`.
+        ffns: channel mixers likewise; default: an MLP of `ratios`.
+        down: how a map comes from stage to stage, or a choice of that.
+        bits: of the weights of each mixer and channel mixer.
         patch: side of a token in pixels; default: the smallest that leaves a map of at most 8 × 8 which
             every stage can halve.
+        constraints: laws beside those that every legal architecture keeps to, such as `NeverGoesBack`.
 
     Raises:
         DataError: images that are not square, or that no patch divides so.
+
+    Example:
+        >>> space(task, mixers=(Global(oneof(1, 2, 4)), DepthwiseConv(oneof(3, 5))), depths=(2, 6))
     """
     channels, side = _square(task.image_shape)
+    if mixers is None:
+        window = {"heads": oneof(*heads), "size": oneof(*windows)}
+        mixers = Window(**window, shift=False), Window(**window, shift=True), Global(oneof(*heads))
+    if ffns is None:
+        ffns = (Mlp(oneof(*ratios)),)
     width_bits = Bits(oneof(*bits))
     block = Block(
-        mixer=oneof(
-            Window(oneof(*heads), oneof(*windows), shift=False, bits=width_bits),
-            Window(oneof(*heads), oneof(*windows), shift=True, bits=width_bits),
-            Global(oneof(*heads), bits=width_bits),
-        ),
-        ffn=Mlp(oneof(*ratios), bits=width_bits),
+        mixer=_either([replace(mixer, bits=width_bits) for mixer in mixers]),
+        ffn=_either([replace(ffn, bits=width_bits) for ffn in ffns]),
     )
     template = HierarchicalTransformer(
         stem=OverlapStem(patch or _patch(side, len(widths))),
         stages=tuple(
-            Stage(oneof(*choices), repeat(block, *depths), PatchMerging() if i else None)
+            Stage(oneof(*choices), repeat(block, *depths), down if i else None)
             for i, choices in enumerate(widths)
         ),
         classes=task.classes,
         channels=channels,
     )
-    return Space(template, laws(side))
+    return Space(template, [*laws(side), *constraints])
+
+
+def with_holes(choice: type[C], **fixed: Any) -> C:
+    """A choice whose genes are holes over the values that its class names, but for those that are `fixed`.
+
+    Example:
+        >>> with_holes(Window, heads=2)
+        Window(heads=2, size=oneof(2, 4), shift=oneof(False, True), …)
+    """
+    holes = {name: oneof(*values) for name, values in genes_of(choice).items() if name not in fixed}
+    return choice(**holes, **fixed)
+
+
+def _either(options: Sequence[Any]) -> Any:
+    return oneof(*options) if len(options) > 1 else options[0]
 
 
 def laws(image_side: int) -> list[Constraint]:

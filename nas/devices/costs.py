@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
+import math
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ FEATURES: tuple[str, ...] = (
     "batched_products_matrices",  # the single products inside: windows × heads
     "convolutions",
     "convolutions_mmacs",
+    "transforms",  # Fourier transforms
+    "transforms_mmacs",  # by formula
+    "scans",  # recurrences along the positions
+    "scans_mmacs",  # by formula
     "weight_kelements",  # weights of products and convolutions, which have to be read
     "norms",
     "softmaxes",
@@ -61,11 +66,12 @@ _BY_KIND: dict[str, tuple[Any, ...]] = {
         _aten.im2col,
         _aten.repeat,
     ),
+    "transforms": (_aten._fft_r2c, _aten._fft_c2r, _aten._fft_c2c),
     "joins": (_aten.roll, _aten.cat, _aten.stack, _aten.constant_pad_nd),
 }
 _KIND = {kernel: kind for kind, kernels in _BY_KIND.items() for kernel in kernels}
 # Another look at the same memory, and allocation: too cheap to count.
-_FREE = {
+FREE = {
     _aten.view,
     _aten._unsafe_view,
     _aten.t,
@@ -82,7 +88,7 @@ _FREE = {
     _aten.lift_fresh,
     _aten.empty,
 }
-_WITH_MACS = ("products", "batched_products", "convolutions")
+_PRODUCTS = ("products", "batched_products", "convolutions")
 
 
 def count(module: nn.Module, *example: Tensor) -> Floats:
@@ -90,6 +96,10 @@ def count(module: nn.Module, *example: Tensor) -> Floats:
 
     The module is traced once on the meta device: shapes flow, numbers do not. What depends on
     weights alone (gathering a bias table) is not counted, since an exporter folds it.
+
+    Transforms count by the formula of the fast Fourier transform: ½ N log2 N butterflies of four
+    multiply-accumulates for N complex numbers, half of that for real ones. A module that runs along the
+    positions has a method `scan_macs(input)`, the formula of its recurrence.
 
     Args:
         module: on any device, left as it is.
@@ -101,6 +111,9 @@ def count(module: nn.Module, *example: Tensor) -> Floats:
     module = copy.deepcopy(module).to("meta").eval()
     inputs = [x.to("meta") for x in example]
     with torch.no_grad(), _Counting(inputs) as counting:
+        for inner in module.modules():
+            if hasattr(inner, "scan_macs"):
+                inner.register_forward_pre_hook(counting.scan)
         module(*inputs)
     return np.array([counting.total[name] for name in FEATURES], dtype=np.float64)
 
@@ -116,7 +129,7 @@ class _Counting(TorchDispatchMode):
 
     def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()
-        self.total: Counter[str] = Counter()
+        self.total: defaultdict[str, float] = defaultdict(float)
         # Tensors are kept, so that no other comes to bear the id of one that is gone.
         self._live = {id(x): x for x in inputs}
 
@@ -132,15 +145,23 @@ class _Counting(TorchDispatchMode):
         kernel, outputs = func.overloadpacket, _tensors(out)
         if any(id(x) in self._live for x in _tensors((args, kwargs))):
             self._live.update((id(x), x) for x in outputs)
-            if kernel not in _FREE and outputs:
+            if kernel not in FREE and outputs:
                 self._add(kernel, args, kwargs, outputs[0])
         return out
+
+    def scan(self, module: Any, inputs: tuple[Any, ...]) -> None:
+        """Adds the formula of a module that runs along the positions."""
+        self.total["scans"] += 1
+        self.total["scans_mmacs"] += module.scan_macs(*inputs) / 1e6
 
     def _add(self, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
         kind = _KIND.get(kernel, "elementwise")
         self.total[kind] += 1
-        if kind not in _WITH_MACS:
+        if kind not in _PRODUCTS:
             self.total["moved_kelements"] += out.numel() / 1e3
+        if kind == "transforms":
+            self.total["transforms_mmacs"] += _transform_macs(args[0], args[1], out) / 1e6
+        if kind not in _PRODUCTS:
             return
         flops = flop_registry[kernel](*args, **kwargs, out_val=out)
         self.total[f"{kind}_mmacs"] += flops / 2e6
@@ -148,6 +169,14 @@ class _Counting(TorchDispatchMode):
             self.total["batched_products_matrices"] += out.shape[0]
         weights = (x for x in _tensors(args) if id(x) not in self._live)
         self.total["weight_kelements"] += sum(x.numel() for x in weights) / 1e3
+
+
+def _transform_macs(x: Tensor, axes: list[int], out: Tensor) -> float:
+    """Of a Fourier transform along `axes` of x; real on one side, it is half the work."""
+    whole = max(x, out, key=lambda t: (not t.is_complex(), t.numel()))
+    points = math.prod(whole.shape[axis] for axis in axes)
+    work = whole.numel() * math.log2(max(2, points)) * 2
+    return work if whole.is_complex() else work / 2
 
 
 def _tensors(tree: Any) -> list[Tensor]:

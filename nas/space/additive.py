@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ Cost = Callable[[Any, Context], np.ndarray]
 class Additive:
     """Sums `costs[cls](part, context)` over all parts of an architecture: (n, genes) -> (n, features).
 
+    In the columns `maxima` the largest counts instead, as for the peak of memory in a chain of parts.
+
     Each cost is a plain function of one part and what is around it, and runs once per distinct set of
     the genes that it reads; the rest is table look-up. So a cost that builds a block and counts its
     operations serves 100,000 architectures in seconds.
@@ -27,20 +29,25 @@ class Additive:
         (100000, 1)
     """
 
-    def __init__(self, space: Space, costs: Mapping[type, Cost]) -> None:
+    def __init__(self, space: Space, costs: Mapping[type, Cost], maxima: Sequence[int] = ()) -> None:
         self.space = space
         self.costs = dict(costs)
+        self.maxima = tuple(maxima)
         self._known: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Additive, (self.space, self.costs)
+        return Additive, (self.space, self.costs, self.maxima)
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """Costs of shape (n, features) for `genes` of shape (n, genes)."""
         genes = np.atleast_2d(np.asarray(genes, dtype=np.int64))
         parts = [self._site(i, cost, genes) for i, cost in self._sites()]
         width = max(part.shape[1] for part in parts)  # 0 where no row has the part
-        return np.sum([part for part in parts if part.shape[1] == width], axis=0)
+        parts = [part for part in parts if part.shape[1] == width]
+        total: np.ndarray = np.sum(parts, axis=0)
+        for column in self.maxima:
+            total[:, column] = np.max([part[:, column] for part in parts], axis=0)
+        return total
 
     def _sites(self) -> list[tuple[int, Cost]]:
         return [

@@ -113,3 +113,29 @@ def test_macs_sum_all_kinds() -> None:
     features[1, [FEATURES.index(f"{k}_mmacs") for k in ("products", "batched_products")]] = 1, 2
     features[:, FEATURES.index("convolutions_mmacs")] = 4
     assert macs(features).tolist() == [4, 7]
+
+
+class Circular(nn.Module):
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(x_BCHW), s=x_BCHW.shape[-2:])
+
+
+def test_transforms_count_by_formula() -> None:
+    found = counted(Circular(), 2, 3, 8, 8)
+    assert found["transforms"] == 2
+    assert found["transforms_mmacs"] == pytest.approx(2 * 2 * 3 * 64 * 6 / 1e6)  # N log2 N, there and back
+
+
+class Recurrence(nn.Module):
+    def scan_macs(self, x_BNC: Tensor) -> int:
+        return 3 * x_BNC.numel()
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        return x_BNC.cumsum(1)
+
+
+def test_scans_count_by_their_own_formula() -> None:
+    found = counted(nn.Sequential(Recurrence(), Recurrence()), 2, 5, 4)
+    assert found["scans"] == 2
+    assert found["scans_mmacs"] == pytest.approx(2 * 3 * 40 / 1e6)
+    assert macs(count(Recurrence(), torch.empty(2, 5, 4))) == pytest.approx(120 / 1e6)
