@@ -12,9 +12,28 @@ from pathlib import Path
 from torch import nn
 
 from nas.errors import DataError
-from nas.layers import Block, LayerNorm, Mlp, NoPositionEncoding, PatchMerging, PatchStem, Window
+from nas.layers import (
+    AbsolutePosition,
+    Block,
+    Global,
+    LayerNorm,
+    Mlp,
+    NoPositionEncoding,
+    PatchMerging,
+    PatchStem,
+    Window,
+)
+from nas.layers.downsampling.convolution import ConvDownsample
+from nas.layers.ffns.grouped import GroupedConvMlp
+from nas.layers.mixers.depthwise import DepthwiseConv
+from nas.layers.mixers.none import NoMixer
+from nas.layers.mixers.pooling import Pooling
+from nas.layers.mixers.spectral import Spectral
+from nas.layers.norms import BatchNorm, NoNorm
+from nas.layers.positions_in_attention.offset import OffsetBias
+from nas.layers.stems.convolution import ConvPatchStem, ConvStem
 from nas.training import load_tensors
-from search_spaces.hierarchical import HierarchicalTransformer, Stage, build
+from search_spaces.hierarchical import Head, HierarchicalTransformer, Stage, build
 from search_spaces.pretrained.translation import load, translated
 
 
@@ -39,6 +58,57 @@ def from_pretrained(name: str, path: str | Path) -> nn.Module:
     return load(build(POINTS[name](classes)), weights).eval()
 
 
+def convnext_tiny(classes: int = 1000) -> HierarchicalTransformer:
+    """ConvNeXt-T (Liu et al., 2022, Table 9)."""
+    norm = LayerNorm(1e-6)
+    block = Block(DepthwiseConv(7), Mlp(4), norm, topology="joint", layer_scale=1e-6)
+
+    def stage(width: int, depth: int) -> Stage:
+        down = ConvDownsample(2, norm=norm, norm_first=True) if width > 96 else None
+        return Stage(width, (block,) * depth, down, NoPositionEncoding())
+
+    return HierarchicalTransformer(
+        PatchStem(4, norm=norm),
+        (stage(96, 3), stage(192, 3), stage(384, 9), stage(768, 3)),
+        classes,
+        channels=3,
+        head=Head(norm=norm, norm_first=False),
+    )
+
+
+def efficientformer_l1(classes: int = 1000) -> HierarchicalTransformer:
+    """EfficientFormer-L1 (Li et al., 2022, Table 6): pooling, and one block of attention at the end."""
+    pool = Block(Pooling(3), Mlp(4, norm=BatchNorm()), NoNorm(), layer_scale=1e-5)
+    attention = Global(heads=8, head_dim=32, value_dim=128, position=OffsetBias(7))
+    attend = Block(attention, Mlp(4), LayerNorm(1e-6), layer_scale=1e-5)
+
+    def stage(width: int, blocks: tuple[Block, ...]) -> Stage:
+        down = ConvDownsample(3, norm=BatchNorm()) if width > 48 else None
+        return Stage(width, blocks, down, NoPositionEncoding())
+
+    return HierarchicalTransformer(
+        ConvStem(2),
+        (
+            stage(48, (pool,) * 3),
+            stage(96, (pool,) * 2),
+            stage(224, (pool,) * 6),
+            stage(448, (pool,) * 3 + (attend,)),
+        ),
+        classes,
+        channels=3,
+        head=Head(norm=LayerNorm(1e-6), classifiers=2),
+    )
+
+
+def spectformer_small(classes: int = 1000) -> HierarchicalTransformer:
+    """SpectFormer-S, the one of a single scale (Patro et al., 2023, §3.2): filters first, attention after."""
+    norm = LayerNorm(1e-6)
+    filters = (Block(Spectral(14), Mlp(4), norm, topology="chain"),) * 4
+    attention = (Block(Global(heads=6, head_dim=64), Mlp(4), norm),) * 15
+    stage = Stage(384, filters + attention, position=AbsolutePosition(14))
+    return HierarchicalTransformer(PatchStem(16), (stage,), classes, channels=3, head=Head(norm=norm))
+
+
 def swin_tiny(classes: int = 1000) -> HierarchicalTransformer:
     """Swin-T (Liu et al., 2021, Table 7)."""
 
@@ -57,4 +127,30 @@ def swin_tiny(classes: int = 1000) -> HierarchicalTransformer:
     )
 
 
-POINTS = {point.__name__: point for point in (swin_tiny,)}
+def visformer_small(classes: int = 1000) -> HierarchicalTransformer:
+    """Visformer-S (Chen et al., 2021, Table 4): convolutions in the first stage, attention after."""
+    norm = BatchNorm()
+    convolve = Block(NoMixer(), GroupedConvMlp(2), norm)
+
+    def attend(head_dim: int) -> Block:
+        mixer = Global(heads=6, head_dim=head_dim, qkv_bias=False, out_bias=False)
+        return Block(mixer, Mlp(4, bias=False), norm)
+
+    down = ConvDownsample(2, norm=norm)
+    return HierarchicalTransformer(
+        ConvPatchStem(4, features=32),
+        (
+            Stage(192, (convolve,) * 7, position=AbsolutePosition(28)),
+            Stage(384, (attend(64),) * 4, down, AbsolutePosition(14)),
+            Stage(768, (attend(128),) * 4, down, AbsolutePosition(7)),
+        ),
+        classes,
+        channels=3,
+        head=Head(norm=norm),
+    )
+
+
+POINTS = {
+    point.__name__: point
+    for point in (convnext_tiny, efficientformer_l1, spectformer_small, swin_tiny, visformer_small)
+}

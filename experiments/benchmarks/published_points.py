@@ -55,6 +55,20 @@ def _random(name: str, shape: tuple[int, ...], kept: Tensor | None, generator: t
     return 0.5 + torch.rand(shape, generator=generator)  # norms, layer scales
 
 
+def with_random_weights(reference: nn.Module, side: int) -> nn.Module:
+    """In evaluation mode. Batch norms then get the statistics of random images: with others activations grow
+    from block to block, until a last bit decides which way a softmax goes."""
+    reference = reference.eval()
+    reference.load_state_dict(randomised(shapes_of(reference), reference.state_dict()))
+    norms = [m for m in reference.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        for norm in norms:
+            norm.train()
+            norm.momentum = 1.0
+        answer(reference, images(side))
+    return reference.eval()
+
+
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {n: tuple(t.shape) for n, t in module.state_dict().items()}
 
@@ -107,9 +121,8 @@ class Golden:
     @classmethod
     def record(cls, path: Path, reference: nn.Module, sides: tuple[int, ...], made: str) -> None:
         """Writes the golden answers of a module of the published repository."""
-        reference = reference.eval()
         shapes = shapes_of(reference)
-        reference.load_state_dict(randomised(shapes, reference.state_dict()))
+        reference.eval().load_state_dict(randomised(shapes, reference.state_dict()))
         answers = {side: answer(copy.deepcopy(reference), images(side)).tolist() for side in sides}
         cost = mmacs(reference, sides[0])
         golden = cls(made, shapes, parameters(reference), cost, answers)
@@ -123,9 +136,8 @@ def compare(point: HierarchicalTransformer, model: Any) -> tuple[Parity, nn.Modu
         state, shape = randomised(golden.shapes), (golden.parameters, golden.mmacs)
         answers = {side: torch.tensor(golden.answers[side]) for side in model.SIDES}
     else:
-        reference = model.reference().eval()
-        state = randomised(shapes_of(reference), reference.state_dict())
-        reference.load_state_dict(state)
+        reference = with_random_weights(model.reference(), model.SIDES[0])
+        state = reference.state_dict()
         shape = parameters(reference), mmacs(reference, model.SIDES[0])
         # Copies: some implementations note the size of the first image that they see.
         answers = {side: answer(copy.deepcopy(reference), images(side)) for side in model.SIDES}

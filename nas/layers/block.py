@@ -16,7 +16,7 @@ from nas.layers.mixers.none import NoMixer
 from nas.layers.norms import LayerNorm
 
 PLACEMENTS = ("pre", "post", "sub")
-TOPOLOGIES = ("series", "parallel", "joint")
+TOPOLOGIES = ("series", "parallel", "joint", "chain")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Block(Choice):
         placement: "pre": x + f(norm(x)) (Xiong et al., 2020); "post": norm(x + f(x)) (Vaswani et al.,
             2017); "sub": as "pre", with a norm before each branch's last layer (Magneto, Wang et al., 2022).
         topology: "series": one after the other; "parallel": x + mixer(norm(x)) + ffn(norm(x)) with one norm
-            (Zhong et al., 2022); "joint": one branch through both, x + ffn(norm(mixer(x))) (ConvNeXt).
+            (Zhong et al., 2022); "joint": one branch through both, x + ffn(norm(mixer(x))) (ConvNeXt);
+            "chain": the same with a norm before the mixer too (GFNet, Rao et al., 2021).
         layer_scale: initial value of a learned factor per channel of each branch (CaiT, Touvron et al.,
             2021); None: no such factor.
         mixer2, ffn2: in parallel to the first ones, each with a norm of its own (Touvron et al., 2022, §3).
@@ -123,16 +124,17 @@ class ParallelBlock(ResidualBlock):
 
 
 class JointBlock(ResidualBlock):
-    """One branch: mixer, norm, channel mixer."""
+    """One branch: mixer, norm, channel mixer; before them a norm in a chain."""
 
     def __init__(self, width: int, block: Block) -> None:
         _require_plain(block)
         nn.Module.__init__(self)
+        self.norm1 = block.norm.build(width) if block.topology == "chain" else nn.Identity()
         self.mixer = block.mixer.build(width)
         self._branch(width, block, "ffn", "2")
 
     def forward(self, *parts: Tensor) -> Parts:
-        inner = each(self.norm2, call(self.mixer, parts))
+        inner = each(self.norm2, call(self.mixer, each(self.norm1, parts)))
         return add(parts, self.scaled("2", call(self.ffn, inner)))
 
 
@@ -160,6 +162,7 @@ _MODULES: dict[str, type[ResidualBlock]] = {
     "series": ResidualBlock,
     "parallel": ParallelBlock,
     "joint": JointBlock,
+    "chain": JointBlock,
 }
 
 

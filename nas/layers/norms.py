@@ -32,6 +32,14 @@ class RMSNorm(Norm):
 
 
 @dataclass(frozen=True)
+class NoNorm(Norm):
+    """Nothing: the parts of the block hold norms of their own, or none."""
+
+    def build(self, width: int) -> nn.Module:
+        return nn.Identity()
+
+
+@dataclass(frozen=True)
 class BatchNorm(Norm):
     """Each channel by its statistics over the training data (Ioffe & Szegedy, 2015); folds away."""
 

@@ -20,12 +20,12 @@ class Rename:
         pattern: a regular expression; its groups are \\1, \\2 … in `to`.
         to: several names split the tensor into as many equal parts along its first axis (fused q, k, v);
             none drops it (what can be computed, such as an index).
-        change: applied to the tensor first: another order of axes, say.
+        change: applied to the tensor first: another order of axes, say. May split it, into a tuple.
     """
 
     pattern: str
     to: str | tuple[str, ...] = ()
-    change: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    change: Callable[[Tensor], Tensor | tuple[Tensor, ...]] = lambda tensor: tensor
 
 
 def translated(state: Mapping[str, Tensor], renames: Sequence[Rename]) -> dict[str, Tensor]:
@@ -38,8 +38,12 @@ def translated(state: Mapping[str, Tensor], renames: Sequence[Rename]) -> dict[s
     for name, tensor in state.items():
         match, rename = _matching(name, renames)
         targets = (rename.to,) if isinstance(rename.to, str) else rename.to
+        if not targets:
+            continue
         changed = rename.change(tensor)
-        for target, part in zip(targets, changed.chunk(max(1, len(targets))), strict=False):
+        if isinstance(changed, Tensor):
+            changed = (changed,) if len(targets) == 1 else changed.chunk(len(targets))
+        for target, part in zip(targets, changed, strict=True):
             ours[match.expand(target)] = part
     return ours
 

@@ -43,6 +43,9 @@ OWN_TESTS = {
     ("Window", "size"): "test_window.py",
     ("Window", "shift"): "test_window.py",
     ("OverlapStem", "patch"): "test_embedding.py",
+    ("ConvStem", "depth"): "test_convolution_stem.py",
+    ("ConvPatchStem", "patch"): "test_convolution_stem.py",
+    ("Pooling", "size"): "test_pooling.py",
     ("PatchStem", "patch"): "test_embedding.py",
 }
 

@@ -16,11 +16,14 @@ class Mlp(ChannelMixer):
 
     Attributes:
         ratio: of hidden units to width.
+        norm: after each layer (EfficientFormer, with batch norm, which folds away); None: none.
         sub_norm: norm before the second layer (Magneto); a block whose placement is "sub" sets it.
     """
 
     ratio: float = gene(1, 2, 4)
     activation: str = field(default="gelu", kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    norm: Norm | None = field(default=None, kw_only=True)
     sub_norm: Norm | None = field(default=None, kw_only=True)
 
     def build(self, width: int) -> nn.Module:
@@ -32,14 +35,16 @@ class MlpLayers(nn.Module):
 
     def __init__(self, width: int, hidden: int, ffn: Mlp) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
+        self.up = nn.Linear(width, hidden, bias=ffn.bias)
+        self.up_norm = ffn.norm.build(hidden) if ffn.norm else nn.Identity()
         self.act = ACTIVATIONS[ffn.activation]()
         self.sub_norm = ffn.sub_norm.build(hidden) if ffn.sub_norm else nn.Identity()
-        self.down = nn.Linear(hidden, width)
+        self.down = nn.Linear(hidden, width, bias=ffn.bias)
+        self.down_norm = ffn.norm.build(width) if ffn.norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) to (…, C)."""
-        return self.down(self.sub_norm(self.act(self.up(x))))
+        return self.down_norm(self.down(self.sub_norm(self.act(self.up_norm(self.up(x))))))
 
 
 def hidden_units(width: int, ratio: float) -> int:

@@ -1,0 +1,1 @@
+"""What tells attention where its tokens stand, a file per kind."""

@@ -1,0 +1,42 @@
+"""SpectFormer-S as its repository builds it for `--arch spectformer-s` (badripatro/SpectFormers,
+vanilla_architecture). The repository has no licence: it was run once to record what it answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from search_spaces.pretrained.translation import Rename
+
+SOURCE = "github.com/badripatro/SpectFormers"
+GOLDEN = Path(__file__).parent / "golden" / "spectformer_small.json"
+SIDES = (224,)
+ONE_SIDE_BECAUSE = "the reference's filters and positions belong to one side, others are other models"
+
+
+def table(tensor: Tensor) -> Tensor:
+    """(1, positions, C) to (14, 14, C)."""
+    return tensor[0].unflatten(0, (14, 14))
+
+
+def ascending(tensor: Tensor) -> Tensor:
+    """Rows from the frequency −7 up; in the reference, 0 … 6, −7 … −1 as a Fourier transform gives them."""
+    return tensor.roll(7, 0)
+
+
+_block = r"blocks\.(\d+)\."
+_here = r"stages.0.blocks.\1."
+
+RENAMES = [
+    Rename(r"patch_embed\.proj\.(\w+)", r"stem.patches.\1"),
+    Rename(r"pos_embed", "stages.0.position.table", table),
+    Rename(_block + r"(norm[12])\.(\w+)", _here + r"\2.\3"),
+    Rename(_block + r"filter\.complex_weight", _here + "mixer.spectral_gate", ascending),
+    Rename(_block + r"attn\.qkv\.(\w+)", tuple(_here + rf"mixer.{p}.\2" for p in "qkv")),
+    Rename(_block + r"attn\.proj\.(\w+)", _here + r"mixer.o.\2"),
+    Rename(_block + r"mlp\.fc1\.(\w+)", _here + r"ffn.up.\2"),
+    Rename(_block + r"mlp\.fc2\.(\w+)", _here + r"ffn.down.\2"),
+    Rename(r"norm\.(\w+)", r"head.norm.\1"),
+    Rename(r"head\.(\w+)", r"head.linear.\1"),
+]
