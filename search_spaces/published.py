@@ -23,15 +23,22 @@ from nas.layers import (
     PatchStem,
     Window,
 )
+from nas.layers.attention import AttentionMixer
+from nas.layers.choice import Norm
 from nas.layers.downsampling.convolution import ConvDownsample
+from nas.layers.ffns.depthwise import DepthwiseMlp
 from nas.layers.ffns.grouped import GroupedConvMlp
+from nas.layers.mixers.cross_shaped import CrossShaped
 from nas.layers.mixers.depthwise import DepthwiseConv
 from nas.layers.mixers.none import NoMixer
 from nas.layers.mixers.pooling import Pooling
+from nas.layers.mixers.spatial_reduction import LinearReduction, SpatialReduction
 from nas.layers.mixers.spectral import Spectral
 from nas.layers.norms import BatchNorm, NoNorm
+from nas.layers.positions_in_attention.lepe import Lepe
 from nas.layers.positions_in_attention.offset import OffsetBias
 from nas.layers.stems.convolution import ConvPatchStem, ConvStem
+from nas.layers.stems.overlap import OverlapStem
 from nas.training import load_tensors
 from search_spaces.hierarchical import Head, HierarchicalTransformer, Stage, build
 from search_spaces.pretrained.translation import load, translated
@@ -53,7 +60,7 @@ def from_pretrained(name: str, path: str | Path) -> nn.Module:
     path = Path(path)
     if path.suffix != ".safetensors" or not path.is_file():
         raise DataError(f"A checkpoint must be a .safetensors file that exists: got {path}.")
-    weights = translated(load_tensors(path)[0], model.RENAMES)
+    weights = translated(load_tensors(path)[0], model)
     classes = len(weights["head.linear.bias"])
     return load(build(POINTS[name](classes)), weights).eval()
 
@@ -73,6 +80,29 @@ def convnext_tiny(classes: int = 1000) -> HierarchicalTransformer:
         classes,
         channels=3,
         head=Head(norm=norm, norm_first=False),
+    )
+
+
+def cswin_tiny(classes: int = 1000) -> HierarchicalTransformer:
+    """CSWin-T (Dong et al., 2022, Table 1)."""
+
+    def stage(width: int, depth: int, mixer: AttentionMixer) -> Stage:
+        down = ConvDownsample(3) if width > 64 else None
+        return Stage(width, (Block(mixer, Mlp(4)),) * depth, down, NoPositionEncoding())
+
+    def cross(heads: int, stripe: int) -> CrossShaped:
+        return CrossShaped(heads=heads, head_dim=32, stripe=stripe)
+
+    return HierarchicalTransformer(
+        OverlapStem(4, kernel=7, padding=2),
+        (
+            stage(64, 1, cross(2, 1)),
+            stage(128, 2, cross(4, 2)),
+            stage(256, 21, cross(8, 7)),
+            stage(512, 1, Global(heads=16, head_dim=32, position=Lepe())),
+        ),
+        classes,
+        channels=3,
     )
 
 
@@ -98,6 +128,56 @@ def efficientformer_l1(classes: int = 1000) -> HierarchicalTransformer:
         channels=3,
         head=Head(norm=LayerNorm(1e-6), classifiers=2),
     )
+
+
+def mit_b0(classes: int = 1000) -> HierarchicalTransformer:
+    """SegFormer's encoder MiT-B0 (Xie et al., 2021, Table 6), with a mean and a classifier."""
+    return _pyramid(
+        (32, 64, 160, 256), (2, 2, 2, 2), (1, 2, 5, 8), (4, 4, 4, 4), classes, LayerNorm(), linear=False
+    )
+
+
+def pvt_v2_b2(classes: int = 1000) -> HierarchicalTransformer:
+    """PVT v2-B2 (Wang et al., 2022, Table 1)."""
+    return _pyramid(
+        (64, 128, 320, 512), (3, 4, 6, 3), (1, 2, 5, 8), (8, 8, 4, 4), classes, LayerNorm(1e-6), linear=False
+    )
+
+
+def pvt_v2_b2_li(classes: int = 1000) -> HierarchicalTransformer:
+    """PVT v2-B2-Li, with linear spatial reduction."""
+    return _pyramid(
+        (64, 128, 320, 512), (3, 4, 6, 3), (1, 2, 5, 8), (8, 8, 4, 4), classes, LayerNorm(1e-6), linear=True
+    )
+
+
+def _pyramid(
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    heads: tuple[int, ...],
+    ratios: tuple[int, ...],
+    classes: int,
+    norm: Norm,
+    linear: bool,
+) -> HierarchicalTransformer:
+    """PVT v2 and SegFormer: keys and values of an ever larger part of an ever smaller map."""
+
+    def mixer(i: int) -> AttentionMixer:
+        shape = {"heads": heads[i], "head_dim": widths[i] // heads[i]}
+        return LinearReduction(**shape, pool=7) if linear else SpatialReduction(**shape, ratio=8 // 2**i)
+
+    stages = tuple(
+        Stage(
+            width,
+            (Block(mixer(i), DepthwiseMlp(ratios[i], relu_first=linear), norm),) * depths[i],
+            ConvDownsample(3) if i else None,
+            NoPositionEncoding(),
+            norm=norm,
+        )
+        for i, width in enumerate(widths)
+    )
+    stem = OverlapStem(4, kernel=7)
+    return HierarchicalTransformer(stem, stages, classes, channels=3, head=Head(norm=None))
 
 
 def spectformer_small(classes: int = 1000) -> HierarchicalTransformer:
@@ -152,5 +232,15 @@ def visformer_small(classes: int = 1000) -> HierarchicalTransformer:
 
 POINTS = {
     point.__name__: point
-    for point in (convnext_tiny, efficientformer_l1, spectformer_small, swin_tiny, visformer_small)
+    for point in (
+        convnext_tiny,
+        cswin_tiny,
+        efficientformer_l1,
+        mit_b0,
+        pvt_v2_b2,
+        pvt_v2_b2_li,
+        spectformer_small,
+        swin_tiny,
+        visformer_small,
+    )
 }

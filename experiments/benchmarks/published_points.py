@@ -141,7 +141,7 @@ def compare(point: HierarchicalTransformer, model: Any) -> tuple[Parity, nn.Modu
         shape = parameters(reference), mmacs(reference, model.SIDES[0])
         # Copies: some implementations note the size of the first image that they see.
         answers = {side: answer(copy.deepcopy(reference), images(side)) for side in model.SIDES}
-    ours = load(build(point), translated(state, model.RENAMES)).eval()
+    ours = load(build(point), translated(state, model)).eval()
     difference = {side: relative(answer(ours, images(side)), y) for side, y in answers.items()}
     return Parity(parameters(ours), shape[0], mmacs(ours, model.SIDES[0]), shape[1], difference), ours
 

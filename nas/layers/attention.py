@@ -38,8 +38,8 @@ class PositionInAttention(nn.Module):
         """Queries and keys (B, n, h, N, d) of a group of height × width tokens."""
         return q, k
 
-    def local(self, v: Tensor, height: int, width: int) -> Tensor | None:
-        """What is added to the answer, from values (B, n, h, N, e)."""
+    def local(self, v: Tensor, height: int, width: int, heads: slice = slice(None)) -> Tensor | None:
+        """What is added to the answer, from values (B, n, h, N, e) of these `heads`."""
         return None
 
 

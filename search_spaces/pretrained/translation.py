@@ -28,15 +28,16 @@ class Rename:
     change: Callable[[Tensor], Tensor | tuple[Tensor, ...]] = lambda tensor: tensor
 
 
-def translated(state: Mapping[str, Tensor], renames: Sequence[Rename]) -> dict[str, Tensor]:
-    """`state` under our names; the first rename that matches a name counts.
+def translated(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """`state` under our names: `model.RENAMES`, of which the first that matches a name counts, and then
+    `model.finish(state)`, where there is such, for what takes several tensors at once.
 
     Raises:
         DataError: a name that no rename knows.
     """
     ours: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        match, rename = _matching(name, renames)
+        match, rename = _matching(name, model.RENAMES)
         targets = (rename.to,) if isinstance(rename.to, str) else rename.to
         if not targets:
             continue
@@ -45,7 +46,7 @@ def translated(state: Mapping[str, Tensor], renames: Sequence[Rename]) -> dict[s
             changed = (changed,) if len(targets) == 1 else changed.chunk(len(targets))
         for target, part in zip(targets, changed, strict=True):
             ours[match.expand(target)] = part
-    return ours
+    return model.finish(ours) if hasattr(model, "finish") else ours
 
 
 def _matching(name: str, renames: Sequence[Rename]) -> tuple[re.Match[str], Rename]:

@@ -126,18 +126,17 @@ def test_keys_as_large_as_they_like(mixer):
         assert layer(x).isfinite().all()
 
 
-def test_a_mean_stays_between_the_values():
+@pytest.mark.parametrize("bias", [-200, -30, 30, 200])
+def test_a_mean_stays_between_the_values(bias):
     """A kernel that all but removes the one position that counts leaves differences of equal numbers, 0 / 0:
     that is inexact then, but no mean of other values."""
     layer = randomise(AftConv(1, 3, value_dim=1).build(1)).float()
     with torch.no_grad():
-        layer.aft_conv_bias.fill_(-30)
-        for linear, weight, bias in ((layer.aft_conv.k, 60.0, 0.0), (layer.aft_conv.v, 1.0, 0.0)):
+        layer.aft_conv_bias.fill_(bias)
+        for linear, weight in ((layer.aft_conv.k, 60), (layer.aft_conv.v, 1), (layer.aft_conv.o, 1)):
             linear.weight.fill_(weight)
-            linear.bias.fill_(bias)
+            linear.bias.fill_(0)
         layer.aft_conv.q.bias.fill_(100)
-        layer.aft_conv.o.weight.fill_(1)
-        layer.aft_conv.o.bias.fill_(0)
     x = torch.zeros(1, 4, 4, 1)
     x[0, 1, 1] = 1
     assert -1e-2 <= layer(x).min() <= layer(x).max() <= 1 + 1e-2

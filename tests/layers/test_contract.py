@@ -40,12 +40,18 @@ WIDTH, SMALL_WIDTH, SIDE = 32, 16, 8
 
 # (class, gene) -> the test that stands in, because the gene changes who sees whom.
 OWN_TESTS = {
+    ("AftLocal", "window"): "test_attention_free.py",
+    ("Spectral", "side"): "test_spectral.py",
+    ("StateSpace", "scan"): "test_state_space.py",
     ("Window", "size"): "test_window.py",
     ("Window", "shift"): "test_window.py",
     ("OverlapStem", "patch"): "test_embedding.py",
     ("ConvStem", "depth"): "test_convolution_stem.py",
     ("ConvPatchStem", "patch"): "test_convolution_stem.py",
     ("Pooling", "size"): "test_pooling.py",
+    ("SpatialReduction", "ratio"): "test_spatial_reduction.py",
+    ("LinearReduction", "pool"): "test_spatial_reduction.py",
+    ("CrossShaped", "stripe"): "test_cross_shaped.py",
     ("PatchStem", "patch"): "test_embedding.py",
 }
 
@@ -154,7 +160,7 @@ def test_shared_names_have_the_same_axes(family):
     "choice", [c for c in CHOICES if issubclass(c, (Mixer, ChannelMixer))], ids=lambda c: c.__name__
 )
 @pytest.mark.parametrize("placement", ["pre", "post", "sub"])
-@pytest.mark.parametrize("topology", ["series", "parallel", "joint"])
+@pytest.mark.parametrize("topology", ["series", "parallel", "joint", "chain"])
 def test_blocks_of_everything(choice, placement, topology):
     """Every mixer and channel mixer stands in every block, or the block says why not."""
     part = {"mixer": largest(choice)} if issubclass(choice, Mixer) else {"ffn": largest(choice)}

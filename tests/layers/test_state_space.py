@@ -153,7 +153,9 @@ def test_mamba_of_transformers_answers_the_same():
 
 
 def test_step_sizes_start_between_a_thousandth_and_a_tenth():
-    steps = F.softplus(StateSpace(4).build(256).ssm.step.bias)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        steps = F.softplus(StateSpace(4).build(256).ssm.step.bias)
     assert 0.0009 < steps.min() < 0.0015
     assert 0.08 < steps.max() < 0.11
     assert 0.008 < steps.median() < 0.013

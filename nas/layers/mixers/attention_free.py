@@ -206,7 +206,8 @@ class ConvolutionAttentionFree(nn.Module):
         """No denominator is smaller than this; rounding in near − far must not make it so."""
         lowest = self.aft_conv_bias.amin((1, 2), keepdim=True).clamp_max(0)
         floor_h1 = (lowest - self.top()).exp().reshape(-1, 1)
-        return floor_h1 * keys_BHWh1.sum((1, 2), keepdim=True)
+        least = floor_h1 * keys_BHWh1.sum((1, 2), keepdim=True)
+        return least.clamp_min(torch.finfo(least.dtype).tiny)
 
 
 @lru_cache(maxsize=64)

@@ -25,7 +25,7 @@ class Spectral(Mixer):
             as a function of frequency in cycles per position.
     """
 
-    side: int = gene(8)
+    side: int = gene(4, 8)
 
     def build(self, width: int) -> nn.Module:
         return SpectralGate(width, self.side)

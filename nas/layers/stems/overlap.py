@@ -18,11 +18,13 @@ class OverlapStem(Stem):
 
     Attributes:
         kernel: its side; None: 2·patch − 1, at least 3.
+        padding: None: half a kernel.
         norm: after it; None: none.
     """
 
     patch: int = gene(1, 2, default=1)
     kernel: int | None = field(default=None, kw_only=True)
+    padding: int | None = field(default=None, kw_only=True)
     norm: Norm | None = field(default=LayerNorm(), kw_only=True)
 
     @property
@@ -38,7 +40,8 @@ class OverlapConvolution(nn.Module):
         super().__init__()
         kernel = stem.kernel or max(3, 2 * stem.patch - 1)
         self.stem = stem
-        self.conv = nn.Conv2d(channels, width, kernel, stride=stem.patch, padding=kernel // 2)
+        padding = kernel // 2 if stem.padding is None else stem.padding
+        self.conv = nn.Conv2d(channels, width, kernel, stride=stem.patch, padding=padding)
         self.norm = stem.norm.build(width) if stem.norm else nn.Identity()
 
     def layouts(self) -> dict[str, Layout]:

@@ -1,0 +1,91 @@
+"""Attention to a smaller map."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.errors import SpaceError
+from nas.layers.attention import Attention, AttentionMixer, NoPosition
+from nas.layers.choice import Norm, gene, not_multiple
+from nas.layers.norms import LayerNorm
+
+
+@dataclass(frozen=True)
+class SpatialReduction(AttentionMixer):
+    """Keys and values come from a map that a convolution of `ratio` × `ratio` side by side has shrunk
+    (PVT, Wang et al., 2021, §3.3; SegFormer). Weights of different ratios are not shared."""
+
+    ratio: int = gene(1, 2, 4)
+    norm: Norm = field(default=LayerNorm(), kw_only=True)
+
+    def build(self, width: int) -> nn.Module:
+        return SpatialReductionAttention(width, self)
+
+    def misfit(self, height: int, width: int) -> str | None:
+        return not_multiple("spatial reduction", self.ratio, height, width)
+
+
+@dataclass(frozen=True)
+class LinearReduction(AttentionMixer):
+    """Keys and values come from the map pooled to `pool` × `pool`, whatever its size, so that the cost is
+    linear in it (PVT v2, Wang et al., 2022, §3.1)."""
+
+    pool: int = gene(2, 4)
+    norm: Norm = field(default=LayerNorm(), kw_only=True)
+
+    def build(self, width: int) -> nn.Module:
+        return LinearReductionAttention(width, self)
+
+
+class ReducedAttention(Attention):
+    """Queries of every position, keys and values of what `reduce` leaves."""
+
+    def __init__(self, width: int, mixer: SpatialReduction | LinearReduction) -> None:
+        super().__init__(width, mixer, NoPosition())
+        self.mixer = mixer
+
+    @abstractmethod
+    def reduced(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, h, w, C)."""
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) to the same."""
+        _, H, W, C = x_BHWC.shape
+        q_B1NC = self.q(x_BHWC).flatten(1, 2)[:, None]
+        reduced_B1MC = self.reduced(x_BHWC).flatten(1, 2)[:, None]
+        y = self.attend(q_B1NC, self.k(reduced_B1MC), self.v(reduced_B1MC), H, W)
+        return self.out(y).reshape(-1, H, W, C)
+
+
+class SpatialReductionAttention(ReducedAttention):
+    def __init__(self, width: int, mixer: SpatialReduction) -> None:
+        super().__init__(width, mixer)
+        self.ratio = mixer.ratio
+        if self.ratio > 1:
+            reduce = nn.ModuleDict(
+                {"conv": nn.Conv2d(width, width, self.ratio, self.ratio), "norm": mixer.norm.build(width)}
+            )
+            self.add_module(f"reduce{self.ratio}", reduce)
+
+    def reduced(self, x_BHWC: Tensor) -> Tensor:
+        if problem := self.mixer.misfit(*x_BHWC.shape[1:3]):
+            raise SpaceError(f"Attention {problem}")
+        if self.ratio == 1:
+            return x_BHWC
+        reduce = self.get_submodule(f"reduce{self.ratio}")
+        return reduce["norm"](reduce["conv"](x_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class LinearReductionAttention(ReducedAttention):
+    def __init__(self, width: int, mixer: LinearReduction) -> None:
+        super().__init__(width, mixer)
+        self.pool = mixer.pool
+        self.pooled = nn.ModuleDict({"linear": nn.Linear(width, width), "norm": mixer.norm.build(width)})
+
+    def reduced(self, x_BHWC: Tensor) -> Tensor:
+        x_BCpp = F.adaptive_avg_pool2d(x_BHWC.permute(0, 3, 1, 2), self.pool)
+        return F.gelu(self.pooled["norm"](self.pooled["linear"](x_BCpp.permute(0, 2, 3, 1))))

@@ -1,0 +1,42 @@
+"""Positions from the values of neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.layers.attention import AttentionPosition, PositionInAttention
+from nas.layers.choice import gene
+from nas.layout import Layout
+
+
+@dataclass(frozen=True)
+class Lepe(AttentionPosition):
+    """A depthwise convolution of the values within their group, added to the answer: locally-enhanced
+    positional encoding (CSWin, Dong et al., 2022, §3.3); takes any resolution."""
+
+    kernel: int = gene(3, 5, default=3)
+
+    def build(self, heads: int, head_dim: int, value_dim: int, span: int | None) -> PositionInAttention:
+        return LocalValues(heads, value_dim, self.kernel)
+
+
+class LocalValues(PositionInAttention):
+    def __init__(self, heads: int, value_dim: int, kernel: int) -> None:
+        super().__init__()
+        self.heads, self.value_dim, self.kernel = heads, value_dim, kernel
+        inner = heads * value_dim
+        self.lepe = nn.Conv2d(inner, inner, kernel, padding=kernel // 2, groups=inner)
+
+    def layouts(self) -> dict[str, Layout]:
+        h, e, k = self.heads, self.value_dim, self.kernel
+        return {"lepe.weight": Layout((h, e, 1, k, k), centred=(3, 4)), "lepe.bias": Layout((h, e))}
+
+    def local(self, v: Tensor, height: int, width: int, heads: slice = slice(None)) -> Tensor:
+        B, n, h, N, e = v.shape
+        weight, bias = (p.unflatten(0, (self.heads, e))[heads].flatten(0, 1) for p in self.lepe.parameters())
+        v_BCHW = v.transpose(3, 4).reshape(B * n, h * e, height, width)
+        y = F.conv2d(v_BCHW, weight, bias, padding=self.kernel // 2, groups=h * e)
+        return y.reshape(B, n, h, e, N).transpose(3, 4)
