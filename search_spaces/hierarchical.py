@@ -38,6 +38,7 @@ from nas.layers import (
 )
 from nas.layers.block import call, each
 from nas.layers.choice import Parts
+from nas.layers.downsampling.query_pooling import QueryPooling
 from nas.space import Additive, Constraint, Context, Space, materialise, oneof, repeat
 
 C = TypeVar("C", bound=Choice)
@@ -181,6 +182,7 @@ def laws(image_side: int) -> list[Constraint]:
         Constraint(Downsample, FitsTheMap(image_side)),
         Constraint(Stem, FitsTheMap(image_side)),
         Constraint(Stage, keeps_width),
+        Constraint(Stage, pools_queries),
     ]
 
 
@@ -223,6 +225,21 @@ def keeps_width(stage: Stage, context: Context) -> str | None:
     )
 
 
+def pools_queries(stage: Stage, context: Context) -> str | None:
+    """Query pooling is the work of the first block's mixer."""
+    if not isinstance(stage.down, QueryPooling) or context.index("stages") == 0:
+        return None
+    if not stage.blocks:
+        return "must have a block, which pools the queries, where down=QueryPooling. Use another `down`."
+    mixer = stage.blocks[0].mixer
+    if mixer.__class__.build_pooling is not Mixer.build_pooling:
+        return None
+    return (
+        f"must begin with a mixer that can pool its queries, where down=QueryPooling: got "
+        f"{mixer.__class__.__name__}. Use Global, MaskUnit or Pooled, or another `down`."
+    )
+
+
 @dataclass(frozen=True)
 class NeverGoesBack:
     """Once a block uses one of `late`, none after it uses one of `early` (EfficientFormer, Li et al., 2022,
@@ -250,11 +267,11 @@ class NeverGoesBack:
 
 def map_side(image_side: int, context: Context, *, before: bool = False) -> int:
     """Side of the feature map at a place inside a stage, or `before` that stage."""
-    side = image_side // context.root.stem.stride
+    side = context.root.stem.after(image_side)
     for stage in context.root.stages[: context.index("stages") + (not before)]:
         if stage.down is not None:
-            side //= stage.down.stride
-    return side
+            side = stage.down.after(side)
+    return int(side)
 
 
 def _square(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -300,22 +317,28 @@ class StageModule(nn.Module):
     def __init__(self, previous: int | None, stage: Stage) -> None:
         super().__init__()
         width = stage.width
+        self.pools = previous is not None and isinstance(stage.down, QueryPooling)
         self.down = None
-        if previous is not None and stage.down is not None:
+        if previous is not None and stage.down is not None and not self.pools:
             self.down = stage.down.build(previous, width)
         self.token = nn.Parameter(torch.zeros(width)) if stage.token else None
-        self.token_position = (
-            nn.Parameter(torch.zeros(width)) if stage.token and stage.token.position else None
-        )
+        has_position = stage.token is not None and stage.token.position
+        self.token_position = nn.Parameter(torch.zeros(width)) if has_position else None
         self.position = stage.position.build(width)
-        self.blocks = nn.ModuleList(block.build(width) for block in stage.blocks)
+        self.blocks = nn.ModuleList(
+            build_block(block, width, previous, stage.down if i == 0 else None)
+            for i, block in enumerate(stage.blocks)
+        )
         self.norm = stage.norm.build(width) if stage.norm else None
 
     def forward(self, *parts: Tensor) -> Parts:
+        blocks = iter(self.blocks)
         if self.down is not None:
             parts = call(self.down, parts)
+        elif self.pools:
+            parts = next(blocks)(*parts)
         parts = (self.position(parts[0]), *parts[1:], *self._tokens(len(parts[0])))
-        for block in self.blocks:
+        for block in blocks:
             parts = block(*parts)
         return parts if self.norm is None else each(self.norm, parts)
 
@@ -324,6 +347,13 @@ class StageModule(nn.Module):
             return ()
         token = self.token if self.token_position is None else self.token + self.token_position
         return (token.expand(batch, 1, -1),)
+
+
+def build_block(block: Block, width: int, previous: int | None, down: Downsample | None) -> nn.Module:
+    """A block behind `down`, which it may have to do by itself."""
+    if previous is not None and isinstance(down, QueryPooling):
+        return block.build_pooling(previous, width, down)
+    return block.build(width)
 
 
 class HeadModule(nn.Module):
@@ -394,9 +424,9 @@ class EndCosts:
 
     def __call__(self, architecture: HierarchicalTransformer, _: Context) -> np.ndarray:
         stages = architecture.stages
-        last = self.image_side // architecture.stem.stride
+        last = architecture.stem.after(self.image_side)
         for stage in stages:
-            last //= stage.down.stride if stage.down is not None else 1
+            last = stage.down.after(last) if stage.down is not None else last
         stem, head = materialise(architecture.stem), materialise(architecture.head)
         image = (1, architecture.channels, self.image_side, self.image_side)
         with torch.device("meta"):
@@ -415,7 +445,10 @@ class EntryCosts:
         i = at.index("stages")
         previous = at.root.stages[i - 1].width if i else None
         side = map_side(self.image_side, at, before=True)
-        empty = Stage(stage.width, (), materialise(stage.down), materialise(stage.position))
+        down = materialise(stage.down)
+        if isinstance(down, QueryPooling) and i:  # counted with the block that does it
+            side, previous, down = down.after(side), stage.width, None
+        empty = Stage(stage.width, (), down, materialise(stage.position), materialise(stage.token))
         with torch.device("meta"):
             module = StageModule(previous, empty)
         return _counted(module, 1, side, side, previous or stage.width)
@@ -428,15 +461,22 @@ class BlockCosts:
     image_side: int
 
     def __call__(self, block: Block, at: Context) -> np.ndarray:
-        side = map_side(self.image_side, at)
-        return _block_counts(side, at.parent.width, materialise(block, omit=BITS))
+        stage, previous, down = at.parent, None, None
+        first = at.index("blocks") == 0 and at.index("stages") > 0
+        if first and isinstance(stage.down, QueryPooling):
+            down = materialise(stage.down)
+            previous = at.root.stages[at.index("stages") - 1].width
+        side = map_side(self.image_side, at, before=down is not None)
+        return _block_counts(side, stage.width, materialise(block, omit=BITS), previous, down)
 
 
 @lru_cache(maxsize=10_000)
-def _block_counts(side: int, width: int, block: Block) -> np.ndarray:
+def _block_counts(
+    side: int, width: int, block: Block, previous: int | None, down: Downsample | None
+) -> np.ndarray:
     with torch.device("meta"):
-        module = block.build(width)
-    return _counted(module, 1, side, side, width)
+        module = build_block(block, width, previous, down)
+    return _counted(module, 1, side, side, previous or width)
 
 
 def _counted(module: nn.Module, *shape: int) -> np.ndarray:

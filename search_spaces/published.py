@@ -23,14 +23,20 @@ from nas.layers import (
     PatchStem,
     Window,
 )
-from nas.layers.attention import AttentionMixer
+from nas.layers.attention import AttentionMixer, NoPosition
 from nas.layers.choice import Norm
+from nas.layers.downsampling.aggregation import BlockAggregation
 from nas.layers.downsampling.convolution import ConvDownsample
+from nas.layers.downsampling.depthwise_pooling import DepthwisePooling
+from nas.layers.downsampling.query_pooling import QueryPooling
 from nas.layers.ffns.depthwise import DepthwiseMlp
 from nas.layers.ffns.grouped import GroupedConvMlp
+from nas.layers.mixers.convolutional_projection import ConvProjection
 from nas.layers.mixers.cross_shaped import CrossShaped
 from nas.layers.mixers.depthwise import DepthwiseConv
+from nas.layers.mixers.mask_unit import MaskUnit
 from nas.layers.mixers.none import NoMixer
+from nas.layers.mixers.pooled import Pooled
 from nas.layers.mixers.pooling import Pooling
 from nas.layers.mixers.spatial_reduction import LinearReduction, SpatialReduction
 from nas.layers.mixers.spectral import Spectral
@@ -40,7 +46,7 @@ from nas.layers.positions_in_attention.offset import OffsetBias
 from nas.layers.stems.convolution import ConvPatchStem, ConvStem
 from nas.layers.stems.overlap import OverlapStem
 from nas.training import load_tensors
-from search_spaces.hierarchical import Head, HierarchicalTransformer, Stage, build
+from search_spaces.hierarchical import ClassToken, Head, HierarchicalTransformer, Stage, build
 from search_spaces.pretrained.translation import load, translated
 
 
@@ -106,6 +112,23 @@ def cswin_tiny(classes: int = 1000) -> HierarchicalTransformer:
     )
 
 
+def cvt_13(classes: int = 1000) -> HierarchicalTransformer:
+    """CvT-13 (Wu et al., 2021, Table 2): a class token in the last stage."""
+
+    def stage(width: int, depth: int, token: ClassToken | None = None) -> Stage:
+        mixer = ConvProjection(heads=width // 64, head_dim=64, kv_stride=2)
+        down = ConvDownsample(3) if width > 64 else None
+        return Stage(width, (Block(mixer, Mlp(4)),) * depth, down, NoPositionEncoding(), token)
+
+    return HierarchicalTransformer(
+        OverlapStem(4, kernel=7, padding=2),
+        (stage(64, 1), stage(192, 2), stage(384, 10, ClassToken())),
+        classes,
+        channels=3,
+        head=Head(pool="token"),
+    )
+
+
 def efficientformer_l1(classes: int = 1000) -> HierarchicalTransformer:
     """EfficientFormer-L1 (Li et al., 2022, Table 6): pooling, and one block of attention at the end."""
     pool = Block(Pooling(3), Mlp(4, norm=BatchNorm()), NoNorm(), layer_scale=1e-5)
@@ -130,10 +153,105 @@ def efficientformer_l1(classes: int = 1000) -> HierarchicalTransformer:
     )
 
 
+def hiera_tiny(classes: int = 1000) -> HierarchicalTransformer:
+    """Hiera-T (Ryali et al., 2023, Table 8): mask units early, attention to all late, queries pooled between.
+
+    The block that pools still attends as the stage before it.
+    """
+    norm = LayerNorm(1e-6)
+
+    def stage(width: int, first: AttentionMixer, mixer: AttentionMixer, depth: int) -> Stage:
+        blocks = tuple(Block(m, Mlp(4), norm) for m in (first, *[mixer] * (depth - 1)))
+        position = NoPositionEncoding() if width > 96 else AbsolutePosition(56)
+        return Stage(width, blocks, QueryPooling() if width > 96 else None, position)
+
+    def units(heads: int, size: int) -> MaskUnit:
+        return MaskUnit(heads=heads, head_dim=96, size=size)
+
+    def everywhere(heads: int) -> Global:
+        return Global(heads=heads, head_dim=96)
+
+    return HierarchicalTransformer(
+        OverlapStem(4, kernel=7, norm=None),
+        (
+            stage(96, units(1, 8), units(1, 8), 1),
+            stage(192, units(2, 4), units(2, 4), 2),
+            stage(384, units(4, 2), everywhere(4), 7),
+            stage(768, everywhere(8), everywhere(8), 2),
+        ),
+        classes,
+        channels=3,
+        head=Head(norm=norm, norm_first=False),
+    )
+
+
 def mit_b0(classes: int = 1000) -> HierarchicalTransformer:
     """SegFormer's encoder MiT-B0 (Xie et al., 2021, Table 6), with a mean and a classifier."""
     return _pyramid(
         (32, 64, 160, 256), (2, 2, 2, 2), (1, 2, 5, 8), (4, 4, 4, 4), classes, LayerNorm(), linear=False
+    )
+
+
+def mvitv2_tiny(classes: int = 1000) -> HierarchicalTransformer:
+    """MViTv2-T (Li et al., 2022, Table 9)."""
+    norm = LayerNorm(1e-6)
+
+    def stage(i: int, depth: int) -> Stage:
+        heads, kv_stride = 2**i, max(1, 4 // 2**i)
+
+        def block(queries: int, keys: int) -> Block:
+            mixer = Pooled(heads=heads, head_dim=96, kv_stride=kv_stride, span=max(queries, keys), norm=norm)
+            return Block(mixer, Mlp(4), norm)
+
+        side = 56 // 2**i
+        first = block(side, 2 * side // kv_stride) if i else block(side, side // kv_stride)
+        rest = block(side, side // kv_stride)
+        down = QueryPooling(3) if i else None
+        return Stage(96 * 2**i, (first, *[rest] * (depth - 1)), down, NoPositionEncoding())
+
+    return HierarchicalTransformer(
+        OverlapStem(4, kernel=7, norm=None),
+        (stage(0, 1), stage(1, 2), stage(2, 5), stage(3, 2)),
+        classes,
+        channels=3,
+        head=Head(norm=norm),
+    )
+
+
+def nest_tiny(classes: int = 1000) -> HierarchicalTransformer:
+    """NesT-T (Zhang et al., 2022, Table A1)."""
+    norm = LayerNorm(1e-6)
+
+    def stage(width: int, depth: int, side: int) -> Stage:
+        mixer = Window(heads=width // 32, size=14, head_dim=32, position=NoPosition())
+        down = BlockAggregation(norm=norm) if width > 96 else None
+        return Stage(width, (Block(mixer, Mlp(4), norm),) * depth, down, AbsolutePosition(side))
+
+    return HierarchicalTransformer(
+        PatchStem(4),
+        (stage(96, 2, 56), stage(192, 2, 28), stage(384, 8, 14)),
+        classes,
+        channels=3,
+        head=Head(norm=norm),
+    )
+
+
+def pit_small(classes: int = 1000) -> HierarchicalTransformer:
+    """PiT-S (Heo et al., 2021, Table 1)."""
+    norm = LayerNorm(1e-6)
+
+    def stage(heads: int, depth: int) -> Stage:
+        blocks = (Block(Global(heads=heads, head_dim=48), Mlp(4), norm),) * depth
+        if heads == 3:
+            return Stage(48 * heads, blocks, None, AbsolutePosition(27), ClassToken())
+        return Stage(48 * heads, blocks, DepthwisePooling(tokens=True), NoPositionEncoding())
+
+    return HierarchicalTransformer(
+        OverlapStem(8, kernel=16, padding=0, norm=None),
+        (stage(3, 2), stage(6, 6), stage(12, 4)),
+        classes,
+        channels=3,
+        head=Head("token", norm),
     )
 
 
@@ -163,8 +281,10 @@ def _pyramid(
     """PVT v2 and SegFormer: keys and values of an ever larger part of an ever smaller map."""
 
     def mixer(i: int) -> AttentionMixer:
-        shape = {"heads": heads[i], "head_dim": widths[i] // heads[i]}
-        return LinearReduction(**shape, pool=7) if linear else SpatialReduction(**shape, ratio=8 // 2**i)
+        head_dim = widths[i] // heads[i]
+        if linear:
+            return LinearReduction(heads=heads[i], head_dim=head_dim, pool=7)
+        return SpatialReduction(heads=heads[i], head_dim=head_dim, ratio=8 // 2**i)
 
     stages = tuple(
         Stage(
@@ -207,6 +327,14 @@ def swin_tiny(classes: int = 1000) -> HierarchicalTransformer:
     )
 
 
+def vit_small(classes: int = 1000) -> HierarchicalTransformer:
+    """ViT-S/16 (Dosovitskiy et al., 2021, in the size of DeiT-S, Touvron et al., 2021): a single scale."""
+    norm = LayerNorm(1e-6)
+    blocks = (Block(Global(heads=6, head_dim=64), Mlp(4), norm),) * 12
+    stage = Stage(384, blocks, None, AbsolutePosition(14, antialias=True), ClassToken(position=True))
+    return HierarchicalTransformer(PatchStem(16), (stage,), classes, channels=3, head=Head("token", norm))
+
+
 def visformer_small(classes: int = 1000) -> HierarchicalTransformer:
     """Visformer-S (Chen et al., 2021, Table 4): convolutions in the first stage, attention after."""
     norm = BatchNorm()
@@ -235,12 +363,18 @@ POINTS = {
     for point in (
         convnext_tiny,
         cswin_tiny,
+        cvt_13,
         efficientformer_l1,
+        hiera_tiny,
         mit_b0,
+        mvitv2_tiny,
+        nest_tiny,
+        pit_small,
         pvt_v2_b2,
         pvt_v2_b2_li,
         spectformer_small,
         swin_tiny,
         visformer_small,
+        vit_small,
     )
 }

@@ -104,16 +104,23 @@ class Attention(nn.Module):
     """Projections that all kinds of attention share by name: q, k, v, o."""
 
     def __init__(
-        self, width: int, mixer: AttentionMixer, position: AttentionPosition, span: int | None = None
+        self,
+        width: int,
+        mixer: AttentionMixer,
+        position: AttentionPosition,
+        span: int | None = None,
+        *,
+        out_width: int | None = None,
     ) -> None:
         super().__init__()
+        self.out_width = out_width or width
         self.width, self.heads, self.head_dim = width, mixer.heads, mixer.head_dim
         self.value_dim = mixer.value_dim or mixer.head_dim
         self.scale = self.head_dim**-0.5
         self.q = nn.Linear(width, self.heads * self.head_dim, bias=mixer.qkv_bias)
         self.k = nn.Linear(width, self.heads * self.head_dim, bias=mixer.qkv_bias)
         self.v = nn.Linear(width, self.heads * self.value_dim, bias=mixer.qkv_bias)
-        self.o = nn.Linear(self.heads * self.value_dim, width, bias=mixer.out_bias)
+        self.o = nn.Linear(self.heads * self.value_dim, self.out_width, bias=mixer.out_bias)
         self.q_norm = mixer.qk_norm.build(self.head_dim) if mixer.qk_norm else nn.Identity()
         self.k_norm = mixer.qk_norm.build(self.head_dim) if mixer.qk_norm else nn.Identity()
         self.sub_norm = mixer.sub_norm.build(self.heads * self.value_dim) if mixer.sub_norm else nn.Identity()
@@ -127,7 +134,7 @@ class Attention(nn.Module):
         return {
             **rows,
             **biases,
-            "o.weight": Layout((self.width, self.heads, self.value_dim)),
+            "o.weight": Layout((self.out_width, self.heads, self.value_dim)),
             "sub_norm.weight": inner,
             "sub_norm.bias": inner,
         }
@@ -164,3 +171,10 @@ class Attention(nn.Module):
     @abstractmethod
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
+
+
+def pooled(x_BHWC: Tensor, stride: int) -> Tensor:
+    """The largest of stride × stride neighbours, as queries are pooled (Hiera, Ryali et al., 2023, §3)."""
+    if stride == 1:
+        return x_BHWC
+    return F.max_pool2d(x_BHWC.permute(0, 3, 1, 2), stride).permute(0, 2, 3, 1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nas.errors import SpaceError
 from nas.layers.choice import ChannelMixer, Choice, Mixer, Norm, Parts
+from nas.layers.downsampling.query_pooling import QueryPooling
 from nas.layers.ffns.none import NoFfn
 from nas.layers.mixers.none import NoMixer
 from nas.layers.norms import LayerNorm
@@ -55,6 +56,15 @@ class Block(Choice):
             if value not in known:
                 raise SpaceError(f"`{name}` of a block must be one of {', '.join(known)}: got {value!r}.")
         return _MODULES[self.topology](width, self)
+
+    def build_pooling(self, width: int, out_width: int, pooling: QueryPooling) -> nn.Module:
+        """The first block after query pooling: (B, H, W, width) to (B, H / 2, W / 2, out_width)."""
+        if self.topology != "series" or self.placement == "post" or self.mixer2:
+            raise SpaceError(
+                f"A block that pools queries must be in series, with a norm before one mixer: got "
+                f"topology={self.topology!r}, placement={self.placement!r}, mixer2={self.mixer2}."
+            )
+        return PoolingBlock(width, out_width, self, pooling)
 
 
 class ResidualBlock(nn.Module):
@@ -103,6 +113,24 @@ class ResidualBlock(nn.Module):
     def scaled(self, number: str, parts: Parts) -> Parts:
         scale = getattr(self, f"scale{number}")
         return parts if scale is None else tuple(x * scale for x in parts)
+
+
+class PoolingBlock(ResidualBlock):
+    """The mixer pools its queries; what goes past it is projected and pooled likewise."""
+
+    def __init__(self, width: int, out_width: int, block: Block, pooling: QueryPooling) -> None:
+        super().__init__(out_width, block)
+        self.pooling = pooling
+        self.norm1 = block.norm.build(width)
+        self.skip = nn.Linear(width, out_width)
+        mixer = _with_sub_norm(block.mixer, block)
+        self.mixer = mixer.build_pooling(width, out_width, pooling.stride)
+
+    def forward(self, *parts: Tensor) -> Parts:
+        (normed,) = each(self.norm1, parts)
+        skipped = self.pooling.pooled(self.skip(normed))
+        parts = add((skipped,), self.scaled("1", call(self.mixer, (normed,))))
+        return self._residual(parts, ("ffn", "2"), ("ffn2", "2b"))
 
 
 class ParallelBlock(ResidualBlock):

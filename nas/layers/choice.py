@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nas.errors import SpaceError
+
 Parts = tuple[Tensor, ...]
 """What flows through a network: the map (B, H, W, C), and beside it, if there are any, tokens (B, T, C)."""
 
@@ -66,7 +68,18 @@ class Mixer(Choice):
 
     @abstractmethod
     def build(self, width: int) -> nn.Module:
-        """A module from a map (B, H, W, width) to the same; `tokens` beside it are for those that say so."""
+        """A module from a map (B, H, W, width) to the same; tokens beside it are for those that say so."""
+
+    def build_pooling(self, width: int, out_width: int, stride: int) -> nn.Module:
+        """A module from (B, H, W, width) to (B, H / stride, W / stride, out_width), for query pooling.
+
+        Raises:
+            SpaceError: it has no queries that could be pooled.
+        """
+        raise SpaceError(
+            f"The first block after query pooling must have a mixer that can pool its queries, which "
+            f"{self.__class__.__name__} cannot. Use Global, MaskUnit or Pooled there, or another `down`."
+        )
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,10 @@ class Stem(Choice):
     def stride(self) -> int:
         """Pixels per position, along each side."""
 
+    def after(self, side: int) -> int:
+        """Side of the map of an image of that side."""
+        return side // self.stride
+
     @abstractmethod
     def build(self, channels: int, width: int) -> nn.Module:
         """A module from an image (B, channels, H, W) to a map (B, H / stride, W / stride, width)."""
@@ -105,6 +122,10 @@ class Downsample(Choice):
     def stride(self) -> int:
         """Factor by which each side shrinks."""
         return 2
+
+    def after(self, side: int) -> int:
+        """What is left of a side."""
+        return side // self.stride
 
     @abstractmethod
     def build(self, width: int, out_width: int) -> nn.Module:

@@ -9,6 +9,7 @@ from layers.recorded import recorded
 from torch import Tensor, nn
 
 from nas.errors import SpaceError
+from nas.export.onnx import check_onnx, export_onnx
 from nas.layers.mixers.attention_free import AftConv, AftFull, AftLocal, AftSimple
 
 
@@ -152,3 +153,10 @@ def test_any_map(mixer, height, width):
 def test_an_even_kernel_is_refused():
     with pytest.raises(SpaceError, match=r"a kernel with a centre: got kernel=4\. Use an odd one"):
         AftConv(2, 4).build(8)(torch.zeros(1, 4, 4, 8))
+
+
+@each
+def test_it_exports(mixer, tmp_path):
+    layer, x = randomise(mixer.build(8)).float(), maps(8, 5).float()
+    export_onnx(layer, x, tmp_path / "layer.onnx")
+    assert check_onnx(tmp_path / "layer.onnx", layer, x) < 1e-5

@@ -12,6 +12,7 @@ import torch
 from layers.cutting import code, cut_module, cut_tensors, grid, maps, randomise
 from torch import Tensor
 
+from nas.export.onnx import check_onnx, export_onnx
 from nas.layers.mixers.spectral import Spectral, SpectralGate, filtered_by_products
 
 
@@ -98,3 +99,10 @@ def test_little_precision_around_it_is_not_its_own():
     half = layer(x.half())
     assert half.dtype == torch.half
     torch.testing.assert_close(half.float(), layer(x.half().float()), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [5, 8])
+def test_it_exports(side, tmp_path):
+    layer, x = randomise(Spectral(8).build(3)).float(), maps(3, side).float()
+    export_onnx(layer, x, tmp_path / "layer.onnx")
+    assert check_onnx(tmp_path / "layer.onnx", layer, x) < 1e-5

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.errors import SpaceError
+from nas.export.onnx import check_onnx, export_onnx
 from nas.layers.mixers.state_space import SCANS, SelectiveStateSpace, StateSpace, scan
 from search_spaces.pretrained.libraries import prepare
 
@@ -164,3 +165,19 @@ def test_step_sizes_start_between_a_thousandth_and_a_tenth():
 def test_an_order_that_no_one_knows_is_refused():
     with pytest.raises(SpaceError, match=r"`scan` must be one of rows, rows_back, .*: got 'diagonal'"):
         StateSpace(4, "diagonal").build(8)
+
+
+def test_no_bit_depends_on_who_requires_gradients():
+    """An extracted module has parameters, the supernet gives it plain tensors: they must answer the same."""
+    layer = randomise(StateSpace(4, ratio=1).build(32)).float()
+    weights = {n: p.detach().clone() for n, p in layer.named_parameters()}
+    x = torch.randn(4, 6, 6, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(torch.func.functional_call(layer, weights, (x,)), layer(x))
+
+
+@pytest.mark.parametrize("scan_order", ["rows", "columns_back"])
+def test_it_exports(scan_order, tmp_path):
+    layer, x = StateSpace(4, scan_order).build(8), maps(8, 5).float()
+    export_onnx(layer, x, tmp_path / "layer.onnx")
+    assert check_onnx(tmp_path / "layer.onnx", layer, x) < 1e-5

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from nas.layers.attention import Attention, AttentionMixer, AttentionPosition, NoPosition
+from nas.layers.attention import Attention, AttentionMixer, AttentionPosition, NoPosition, pooled
 from nas.layers.choice import Parts
 
 
@@ -20,21 +20,31 @@ class Global(AttentionMixer):
     def build(self, width: int) -> nn.Module:
         return GlobalAttention(width, self)
 
+    def build_pooling(self, width: int, out_width: int, stride: int) -> nn.Module:
+        return GlobalAttention(width, self, out_width, stride)
+
 
 class GlobalAttention(Attention):
-    """Takes a map (B, H, W, C) and, if there are any, tokens (B, T, C); gives the same."""
+    """Takes a map (B, H, W, C) and, if there are any, tokens (B, T, C); gives the same, or a smaller map
+    where queries are pooled, which is for maps without tokens."""
 
-    def __init__(self, width: int, mixer: Global) -> None:
-        super().__init__(width, mixer, mixer.position)
+    def __init__(self, width: int, mixer: Global, out_width: int | None = None, stride: int = 1) -> None:
+        super().__init__(width, mixer, mixer.position, out_width=out_width)
+        self.stride = stride
 
     def forward(self, x_BHWC: Tensor, t_BTC: Tensor | None = None) -> Tensor | Parts:
-        _, H, W, C = x_BHWC.shape
-        x_B1NC = x_BHWC.reshape(-1, 1, H * W, C)
         if t_BTC is not None:
-            x_B1NC = torch.cat([t_BTC[:, None], x_B1NC], 2)
+            return self._with_tokens(x_BHWC, t_BTC)
+        _, H, W, _ = x_BHWC.shape
+        q = pooled(self.q(x_BHWC), self.stride)
+        q, k, v = (x.flatten(1, 2)[:, None] for x in (q, self.k(x_BHWC), self.v(x_BHWC)))
+        y_BNC = self.out(self.attend(q, k, v, H, W))[:, 0]
+        return y_BNC.reshape(-1, H // self.stride, W // self.stride, self.out_width)
+
+    def _with_tokens(self, x_BHWC: Tensor, t_BTC: Tensor) -> Parts:
+        _, H, W, C = x_BHWC.shape
+        x_B1NC = torch.cat([t_BTC, x_BHWC.flatten(1, 2)], 1)[:, None]
         q, k, v = (p(x_B1NC) for p in (self.q, self.k, self.v))
         y_BNC = self.out(self.attend(q, k, v, H, W))[:, 0]
-        if t_BTC is None:
-            return y_BNC.reshape(-1, H, W, C)
         T = t_BTC.shape[1]
         return y_BNC[:, T:].reshape(-1, H, W, C), y_BNC[:, :T]

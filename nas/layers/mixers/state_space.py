@@ -97,9 +97,12 @@ class SelectiveStateSpace(nn.Module):
         return self.out(y_BLU * F.silu(gate_BLU))
 
     def convolved(self, u_BLU: Tensor) -> Tensor:
-        kernel_U1K = self.conv_weight.flip(1)[:, None]
-        padded_BUL = F.pad(u_BLU.transpose(1, 2), (self.kernel - 1, 0))
-        return F.conv1d(padded_BUL, kernel_U1K, self.conv_bias, groups=self.units).transpose(1, 2)
+        taps = self.conv_weight.unbind(1)[::-1]  # the exporter warns of a flip of weights
+        kernel_U1K, past = torch.stack(taps, 1)[:, None], self.kernel - 1
+        u_BUL = F.conv1d(u_BLU.transpose(1, 2), kernel_U1K, self.conv_bias, padding=past, groups=self.units)
+        u_BUL = u_BUL[..., : u_BLU.shape[1]]
+        # Of a transposed tensor, a product folds the batch or not, and so rounds, by who requires gradients.
+        return u_BUL.transpose(1, 2).contiguous()
 
     def scanned(self, u_BLU: Tensor) -> Tensor:
         """Mamba's equations 1 and 4: h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t u_t, and C_t · h_t for each unit."""
@@ -131,5 +134,5 @@ def scan(decay: Tensor, drive: Tensor) -> Tensor:
         return torch.cat([states, decay[:, -1:] * states[:, -1:] + drive[:, -1:]], 1)
     (decay_0, decay_1), (drive_0, drive_1) = (x.unflatten(1, (-1, 2)).unbind(2) for x in (decay, drive))
     second = scan(decay_0 * decay_1, decay_1 * drive_0 + drive_1)
-    before = F.pad(second[:, :-1], (0, 0) * (drive.ndim - 2) + (1, 0))
-    return torch.stack([decay_0 * before + drive_0, second], 2).flatten(1, 2)
+    first = torch.cat([drive_0[:, :1], decay_0[:, 1:] * second[:, :-1] + drive_0[:, 1:]], 1)
+    return torch.stack([first, second], 2).flatten(1, 2)
