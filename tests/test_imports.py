@@ -18,6 +18,7 @@ LAYERS = [
     ["nas.layers", "nas.outline"],
     ["nas.quantize"],
     ["nas.supernet"],
+    ["nas.importance"],
     ["nas.objectives", "nas.trial"],
     ["nas.tasks", "nas.training", "nas.export", "nas.devices"],
     ["nas.searchers"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from dataclasses import dataclass
 
@@ -13,9 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from nas.errors import LayoutError, SpaceError
+from nas.experiment import Experiment, settings_of
 from nas.layout import Layout
 from nas.space import Space, oneof, repeat
 from nas.supernet import Supernet
+from nas.tasks import digits
 from search_spaces import hierarchical
 
 
@@ -227,6 +230,40 @@ def test_state_round_trip(supernets):
     assert torch.equal(supernet(architecture, images()), other(architecture, images()))
     with pytest.raises(LayoutError, match="another space or builder"):
         supernet.with_state({n: t[:1] for n, t in supernet.state().items()})
+
+
+class TestWithWeights:
+    def test_is_extract_reversed(self, supernets):
+        """The slice is the module's, the rest of the bank stays, and gradients reach it."""
+        for name, supernet in supernets.items():
+            architecture = supernet.space.smallest()
+            module = supernet.build(architecture).eval()
+            loaded = supernet.with_weights(module, architecture)
+            with torch.inference_mode():
+                assert torch.equal(loaded(architecture, images(), quantized=False), module(images())), name
+            again = loaded.with_weights(supernet.extract(architecture, quantized=False), architecture)
+            for parameter, tensor in again.state().items():
+                assert torch.equal(tensor, supernet.bank[parameter]), parameter
+            assert all(p.requires_grad for p in loaded.parameters())
+
+    def test_statistics_in_buffers_are_passed_by(self):
+        supernet = Supernet(build_batch_norm, Space(ConvNet(oneof(8, 16))))
+        supernet.with_weights(build_batch_norm(ConvNet(8)).state_dict(), ConvNet(8))
+
+    def test_an_experiment_starts_from_it(self, supernets):
+        supernet, task = supernets["plain vit"], digits()
+        module = supernet.extract(VIT_SPACE.largest())
+        experiment = Experiment(
+            "started",
+            task,
+            VIT_SPACE,
+            build_vit,
+            layouts=vit_layouts,
+            start=lambda new: new.with_weights(module, VIT_SPACE.largest()),
+        )
+        assert json.dumps(settings_of(experiment))
+        with torch.inference_mode():
+            assert torch.equal(experiment.supernet()(VIT_SPACE.largest(), images()), module(images()))
 
 
 def test_pickles_with_numpy_weights(supernets):

@@ -77,7 +77,8 @@ def test_a_window_that_does_not_divide_its_map(nas, tmp_path):
         "    e = digits()\n"
         "    space = hierarchical.space(e.task)\n"
         "    block = hierarchical.Block(hierarchical.Window(1, 7), hierarchical.Mlp(1))\n"
-        "    stages = (hierarchical.Stage(8, (block,)), hierarchical.Stage(16, (block,), hierarchical.PatchMerging()))\n"
+        "    merge = hierarchical.PatchMerging()\n"
+        "    stages = (hierarchical.Stage(8, (block,)), hierarchical.Stage(16, (block,), merge))\n"
         "    space.check(hierarchical.HierarchicalTransformer(hierarchical.OverlapStem(1), stages, 10, 1))\n"
         "    return e\n"
     )

@@ -56,6 +56,18 @@ def test_it_learns_and_writes_what_it_did(task, supernet, tmp_path):
     assert all(torch.equal(saved[n], t) for n, t in supernet.state().items())
 
 
+class LargestAlone:
+    def at(self, space, seed, step):
+        return [space.largest()]
+
+
+def test_a_step_may_train_one_subnet(task, supernet, tmp_path):
+    epochs = []
+    train(supernet, task, replace(RECIPE, subnets=LargestAlone()), tmp_path, on_epoch=epochs.append)
+    assert epochs[-1].loss < epochs[0].loss
+    assert epochs[-1].largest_accuracy == epochs[-1].smallest_accuracy
+
+
 @pytest.mark.parametrize("after", [1, 3])
 def test_resumed_weights_equal_uninterrupted_ones(task, supernet, tmp_path, after):
     whole = train(supernet, task, RECIPE, tmp_path / "whole").state()
