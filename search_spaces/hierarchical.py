@@ -337,16 +337,16 @@ class StageModule(nn.Module):
             parts = call(self.down, parts)
         elif self.pools:
             parts = next(blocks)(*parts)
-        parts = (self.position(parts[0]), *parts[1:], *self._tokens(len(parts[0])))
+        parts = (self.position(parts[0]), *parts[1:], *self._tokens(parts[0]))
         for block in blocks:
             parts = block(*parts)
         return parts if self.norm is None else each(self.norm, parts)
 
-    def _tokens(self, batch: int) -> Parts:
+    def _tokens(self, x_BHWC: Tensor) -> Parts:
         if self.token is None:
             return ()
         token = self.token if self.token_position is None else self.token + self.token_position
-        return (token.expand(batch, 1, -1),)
+        return (token.expand(x_BHWC.shape[0], 1, -1),)  # len() would fix the batch size of an export
 
 
 def build_block(block: Block, width: int, previous: int | None, down: Downsample | None) -> nn.Module:

@@ -25,6 +25,21 @@ def join(x_BnNC: Tensor, H: int, W: int, h: int, w: int) -> Tensor:
     return x.reshape(-1, H, W, C)
 
 
+def split_every(x_BHWC: Tensor, interval: int) -> Tensor:
+    """Groups of positions `interval` apart: (B, H, W, C) to (B, interval², H·W / interval², C)."""
+    _, H, W, C = x_BHWC.shape
+    i = interval
+    x = x_BHWC.reshape(-1, H // i, i, W // i, i, C).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(-1, i * i, (H // i) * (W // i), C)
+
+
+def join_every(x_BnNC: Tensor, H: int, W: int, interval: int) -> Tensor:
+    """What `split_every` took apart."""
+    C, i = x_BnNC.shape[-1], interval
+    x = x_BnNC.reshape(-1, i, i, H // i, W // i, C).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(-1, H, W, C)
+
+
 def split_heads(x_BnNC: Tensor, heads: int) -> Tensor:
     """(B, n, N, heads·d) to (B, n, heads, N, d)."""
     B, n, N, C = x_BnNC.shape

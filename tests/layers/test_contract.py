@@ -59,6 +59,11 @@ OWN_TESTS = {
     ("Pooled", "kv_stride"): "test_pooled.py",
     ("Pooled", "span"): "test_pooled.py",
     ("ConvProjection", "kv_stride"): "test_convolutional_projection.py",
+    ("ShortDistance", "size"): "test_short_long.py",
+    ("LongDistance", "interval"): "test_short_long.py",
+    ("Channel", "head_dim"): "test_channel.py",
+    ("CrossScaleStem", "patch"): "test_cross_scale.py",
+    ("ShiftedPatchStem", "patch"): "test_shifted_patch.py",
     ("DepthwisePooling", "width"): "test_depthwise_pooling.py",
     ("QueryPooling", "kernel"): "test_query_pooling.py",
     ("PatchStem", "patch"): "test_embedding.py",
@@ -220,7 +225,8 @@ def merged(choice: type) -> bool:
     """Whether a module of the choice declares a layout that is no plain prefix, and is tried here."""
     module = build(largest(choice))
     genes = {gene for cls, gene in AXES if cls is choice}
-    return layouts_of(module) != plain_layouts(module) and not (genes and genes <= own(choice))
+    elsewhere = "head_dim" in own(choice) or bool(genes and genes <= own(choice))
+    return layouts_of(module) != plain_layouts(module) and not elsewhere
 
 
 def plain_layouts(module: nn.Module) -> dict[str, Layout]:
