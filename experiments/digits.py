@@ -8,7 +8,7 @@ from __future__ import annotations
 from nas.experiment import Experiment
 from nas.tasks import digits, from_npz
 from nas.training import Recipe
-from search_spaces import hierarchical
+from search_spaces import costs, hierarchical
 
 
 def experiment(data: str | None = None) -> Experiment:
@@ -20,6 +20,6 @@ def experiment(data: str | None = None) -> Experiment:
         task=task,
         space=space,
         build=hierarchical.build,
-        features=hierarchical.costs(space, task.image_shape[-1]),
+        features=costs.features(space, task.image_shape[-1]),
         training=Recipe(epochs=70),
     )

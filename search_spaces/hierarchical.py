@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.devices.costs import count
 from nas.errors import DataError, SpaceError
 from nas.layers import (
     Bits,
@@ -39,7 +36,7 @@ from nas.layers import (
 from nas.layers.block import call, each
 from nas.layers.choice import Parts
 from nas.layers.downsampling.query_pooling import QueryPooling
-from nas.space import Additive, Constraint, Context, Space, materialise, oneof, repeat
+from nas.space import Constraint, Context, Space, oneof, repeat
 
 C = TypeVar("C", bound=Choice)
 MERGING = PatchMerging()
@@ -394,90 +391,3 @@ def build(architecture: HierarchicalTransformer) -> nn.Module:
     ]
     stem = architecture.stem.build(architecture.channels, widths[0])
     return Network(stem, stages, HeadModule(widths[-1], architecture.classes, architecture.head))
-
-
-# --- what the parts cost ------------------------------------------------------------------------
-
-BITS = frozenset({"bits"})  # they cost no operation, and what is not read need not be told apart
-
-
-def costs(space: Space, image_side: int) -> Additive:
-    """Operation counts of whole matrices of genes, as the sum over stem, stage entries, blocks and head.
-
-    Each part is built without weights and counted once per distinct choice (`nas.devices.costs`).
-    """
-    return Additive(
-        space,
-        {
-            HierarchicalTransformer: EndCosts(image_side),
-            Stage: EntryCosts(image_side),
-            Block: BlockCosts(image_side),
-        },
-    )
-
-
-@dataclass(frozen=True)
-class EndCosts:
-    """Of stem and head."""
-
-    image_side: int
-
-    def __call__(self, architecture: HierarchicalTransformer, _: Context) -> np.ndarray:
-        stages = architecture.stages
-        last = architecture.stem.after(self.image_side)
-        for stage in stages:
-            last = stage.down.after(last) if stage.down is not None else last
-        stem, head = materialise(architecture.stem), materialise(architecture.head)
-        image = (1, architecture.channels, self.image_side, self.image_side)
-        with torch.device("meta"):
-            first = stem.build(architecture.channels, stages[0].width)
-            end = HeadModule(stages[-1].width, architecture.classes, head)
-        return _counted(first, *image) + _counted(end, 1, last, last, stages[-1].width)
-
-
-@dataclass(frozen=True)
-class EntryCosts:
-    """Of the change of resolution and the position encoding before a stage."""
-
-    image_side: int
-
-    def __call__(self, stage: Stage, at: Context) -> np.ndarray:
-        i = at.index("stages")
-        previous = at.root.stages[i - 1].width if i else None
-        side = map_side(self.image_side, at, before=True)
-        down = materialise(stage.down)
-        if isinstance(down, QueryPooling) and i:  # counted with the block that does it
-            side, previous, down = down.after(side), stage.width, None
-        empty = Stage(stage.width, (), down, materialise(stage.position), materialise(stage.token))
-        with torch.device("meta"):
-            module = StageModule(previous, empty)
-        return _counted(module, 1, side, side, previous or stage.width)
-
-
-@dataclass(frozen=True)
-class BlockCosts:
-    """Of one block."""
-
-    image_side: int
-
-    def __call__(self, block: Block, at: Context) -> np.ndarray:
-        stage, previous, down = at.parent, None, None
-        first = at.index("blocks") == 0 and at.index("stages") > 0
-        if first and isinstance(stage.down, QueryPooling):
-            down = materialise(stage.down)
-            previous = at.root.stages[at.index("stages") - 1].width
-        side = map_side(self.image_side, at, before=down is not None)
-        return _block_counts(side, stage.width, materialise(block, omit=BITS), previous, down)
-
-
-@lru_cache(maxsize=10_000)
-def _block_counts(
-    side: int, width: int, block: Block, previous: int | None, down: Downsample | None
-) -> np.ndarray:
-    with torch.device("meta"):
-        module = build_block(block, width, previous, down)
-    return _counted(module, 1, side, side, previous or width)
-
-
-def _counted(module: nn.Module, *shape: int) -> np.ndarray:
-    return count(module, torch.empty(shape, device="meta"))

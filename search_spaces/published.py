@@ -57,18 +57,25 @@ def from_pretrained(name: str, path: str | Path) -> nn.Module:
         >>> from_pretrained("swin_tiny", "swin-tiny-patch4-window7-224/model.safetensors")
 
     Raises:
-        DataError: an unknown name, or a file that is none of that model's.
+        DataError: an unknown name, a file that is not there or holds pickles, or weights that are none of
+            that model's.
         RunError: a damaged file.
     """
     if name not in POINTS:
         raise DataError(f"A published model must be one of {', '.join(sorted(POINTS))}: got {name!r}.")
     model = import_module(f"search_spaces.pretrained.{name}")
     path = Path(path)
-    if path.suffix != ".safetensors" or not path.is_file():
+    if not path.is_file():
         raise DataError(f"A checkpoint must be a .safetensors file that exists: got {path}.")
+    if path.suffix != ".safetensors":
+        raise DataError(
+            f"A checkpoint must be a .safetensors file: got {path}. Pickles (.bin, .pt, .pth), which can run "
+            f"code, are not read: convert it where you trust it, with safetensors.torch.save_file."
+        )
     weights = translated(load_tensors(path)[0], model)
-    classes = len(weights["head.linear.bias"])
-    return load(build(POINTS[name](classes)), weights).eval()
+    bias = weights.get("head.linear.bias")  # where it is missing, `load` says so
+    point = POINTS[name]() if bias is None else POINTS[name](len(bias))
+    return load(build(point), weights).eval()
 
 
 def convnext_tiny(classes: int = 1000) -> HierarchicalTransformer:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.errors import SpaceError
 from nas.layers.choice import Choice, Mixer, Norm, gene
 from nas.layers.grouping import join_heads, relative_index, split_heads
 from nas.layout import Layout
@@ -29,6 +30,8 @@ class AttentionPosition(Choice):
 
 class PositionInAttention(nn.Module):
     """The three places at which a position can enter; each does nothing here."""
+
+    of_maps = False  # whether all queries and keys must be those of the map
 
     def bias(self, height: int, width: int) -> Tensor | None:
         """What is added to the scores of a group of height × width tokens, (h, N, N)."""
@@ -57,12 +60,17 @@ class RelativeBias(AttentionPosition):
 
     def build(self, heads: int, head_dim: int, value_dim: int, span: int | None) -> PositionInAttention:
         if span is None:
-            raise ValueError("A relative bias must know its largest offset: use it in windows.")
+            raise SpaceError(
+                "A relative bias must know its largest offset, which only groups of one size say. Use it in "
+                "windows, or DynamicBias, which any map may have."
+            )
         return RelativeBiasTable(heads, span)
 
 
 class RelativeBiasTable(PositionInAttention):
     """Table of (heads, 2·span − 1, 2·span − 1), offset 0 at its centre."""
+
+    of_maps = True
 
     def __init__(self, heads: int, span: int) -> None:
         super().__init__()
@@ -151,7 +159,17 @@ class Attention(nn.Module):
         """Answers (B, n, N, h·e), before the output projection, of N queries to M keys within n groups.
 
         `height` and `width` are the sides of a group; `mask` is added to the scores, (n or 1, 1, N, M).
+
+        Raises:
+            SpaceError: a position that only maps have, where tokens stand beside them or queries are pooled.
         """
+        N, M = q_BnNC.shape[2], k_BnMC.shape[2]
+        if self.position.of_maps and not N == M == height * width:
+            raise SpaceError(
+                f"{type(self.position).__name__} must find a query and a key at each position of the map and "
+                f"no others: got {N} queries and {M} keys on {height}×{width}. Use NoPosition where tokens "
+                f"stand beside the map (or Rotary) or where queries are pooled."
+            )
         q, k = (split_heads(x, self.heads) for x in (q_BnNC, k_BnMC))
         v_BnhMe = split_heads(v_BnMC, self.heads)
         q, k = self.position.turn(self.q_norm(q), self.k_norm(k), height, width)

@@ -33,7 +33,8 @@ class Block(Choice):
             "chain": the same with a norm before the mixer too (GFNet, Rao et al., 2021).
         layer_scale: initial value of a learned factor per channel of each branch (CaiT, Touvron et al.,
             2021); None: no such factor.
-        mixer2, ffn2: in parallel to the first ones, each with a norm of its own (Touvron et al., 2022, §3).
+        mixer2, ffn2: in parallel to the first ones, each with a norm of its own (Touvron et al., 2022, §3);
+            where the placement is "post", one norm of the sum of both.
     """
 
     mixer: Mixer
@@ -46,7 +47,12 @@ class Block(Choice):
     ffn2: ChannelMixer | None = None
 
     def build(self, width: int) -> nn.Module:
-        for name, part, family in (("mixer", self.mixer, Mixer), ("ffn", self.ffn, ChannelMixer)):
+        for name, part, family in (
+            ("mixer", self.mixer, Mixer),
+            ("ffn", self.ffn, ChannelMixer),
+            ("mixer2", self.mixer2 or self.mixer, Mixer),
+            ("ffn2", self.ffn2 or self.ffn, ChannelMixer),
+        ):
             if not isinstance(part, family):
                 raise SpaceError(f"`{name}` of a block must be a {family.__name__}: got {part!r}.")
         for name, value, known in (
@@ -75,8 +81,9 @@ class ResidualBlock(nn.Module):
         self.placement = block.placement
         self._branch(width, block, "mixer", "1")
         self._branch(width, block, "ffn", "2")
-        self._branch(width, block, "mixer2", "1b")
-        self._branch(width, block, "ffn2", "2b")
+        post = block.placement == "post"
+        self._branch(width, block, "mixer2", "1b", norm=not post or self.mixer is None)
+        self._branch(width, block, "ffn2", "2b", norm=not post or self.ffn is None)
 
     def _branch(self, width: int, block: Block, name: str, number: str, norm: bool = True) -> None:
         choice = getattr(block, name)
@@ -102,7 +109,7 @@ class ResidualBlock(nn.Module):
         for name, number in branches:
             if (module := getattr(self, name)) is None:
                 continue
-            norm = getattr(self, f"norm{number}")
+            norm: Any = getattr(self, f"norm{number}", None)  # of the second in parallel, "post" has none
             if self.placement == "post":
                 post, inputs = post or norm, parts
             else:

@@ -94,7 +94,8 @@ def folded(norm: ChannelBatchNorm, linear: nn.Linear) -> nn.Linear:
         assert norm.running_var is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         shift = norm.bias - scale * norm.running_mean
-    joined = nn.Linear(linear.in_features, linear.out_features)
+    like = {"device": linear.weight.device, "dtype": linear.weight.dtype}
+    joined = nn.Linear(linear.in_features, linear.out_features, **like)
     with torch.no_grad():
         joined.weight.copy_(linear.weight * scale)
         joined.bias.copy_(F.linear(shift, linear.weight, linear.bias))

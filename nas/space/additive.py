@@ -33,7 +33,7 @@ class Additive:
         self.space = space
         self.costs = dict(costs)
         self.maxima = tuple(maxima)
-        self._known: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+        self._known: dict[int, dict[tuple[int, ...], dict[bytes, np.ndarray]]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Additive, (self.space, self.costs, self.maxima)
@@ -58,31 +58,57 @@ class Additive:
         ]
 
     def _site(self, i: int, cost: Cost, genes: np.ndarray) -> np.ndarray:
+        """Costs of one part, (n, features), zero where a row does not have it."""
         todo = np.flatnonzero(_holds(self.space.sites[i].condition, genes))
-        known = self._known.setdefault(i, [])
-        found: list[tuple[np.ndarray, np.ndarray]] = []
-        for reads, values, vector in known:
-            same = (genes[np.ix_(todo, reads)] == values).all(axis=1)
-            found.append((todo[same], vector))
-            todo = todo[~same]
+        result = np.zeros((len(genes), 0))
         while len(todo):
-            reads, vector = self._run(i, cost, genes[todo[0]])
-            values = genes[todo[0], reads]
-            known.append((reads, values, vector))
-            same = (genes[np.ix_(todo, reads)] == values).all(axis=1)
-            found.append((todo[same], vector))
-            todo = todo[~same]
-        result = np.zeros((len(genes), len(known[0][2]) if known else 0))
-        for rows, vector in found:
-            result[rows] = vector
+            todo, result = self._look_up(i, genes, todo, result)
+            if len(todo):
+                self._run_each_kind(i, cost, genes[todo])
         return result
 
-    def _run(self, i: int, cost: Cost, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _look_up(
+        self, i: int, genes: np.ndarray, todo: np.ndarray, result: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fills in what is known of the rows `todo`; returns those that are left, and the result."""
+        for reads, table in self._known.get(i, {}).items():
+            codes, which = np.unique(self._codes(genes[todo], reads), return_inverse=True)
+            vectors = [table.get(code) for code in codes.tolist()]
+            known = np.array([v is not None for v in vectors])[which]
+            if known.any():
+                width = len(next(v for v in vectors if v is not None))
+                rows = np.array([np.zeros(width) if v is None else v for v in vectors])
+                result = result if result.shape[1] else np.zeros((len(genes), width))
+                result[todo[known]] = rows[which[known]]
+                todo = todo[~known]
+        return todo, result
+
+    def _run_each_kind(self, i: int, cost: Cost, genes: np.ndarray) -> None:
+        """Runs the rule on the first row, and on one of each kind that the genes it read there tell apart.
+        Another row may read other genes: the next look-up shows which rows are still unknown."""
+        tables = self._known.setdefault(i, {})
+        reads, _ = self._run(i, cost, genes[0])
+        _, first = np.unique(self._codes(genes, reads), return_index=True)
+        for row in genes[first]:
+            if not any(self._codes(row[None], r).item() in table for r, table in tables.items()):
+                read, vector = self._run(i, cost, row)
+                tables.setdefault(read, {})[self._codes(row[None], read).item()] = vector
+
+    def _codes(self, genes: np.ndarray, reads: tuple[int, ...]) -> np.ndarray:
+        """One number per row that tells apart what stands in the columns `reads`, (n,)."""
+        strides = [1]
+        for read in reads:
+            strides.append(strides[-1] * self.space.genes[read].cardinality)
+        kind = np.int64 if strides[-1] < 2**62 else object
+        return genes[:, reads].astype(kind) @ np.array(strides[:-1], dtype=kind)
+
+    def _run(self, i: int, cost: Cost, genes: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+        """Genes that the rule read, and what it said."""
         site = self.space.sites[i]
         reader = Reader(self.space._flat, genes.tolist(), len(genes))
         ancestors = tuple(reader.resolve(template, path) for path, template in site.ancestors)
         vector = cost(reader.resolve(site.template, site.path), Context(site.path, ancestors))
-        return np.array(sorted(reader.reads), dtype=np.int64), np.asarray(vector, dtype=float)
+        return tuple(sorted(reader.reads)), np.asarray(vector, dtype=float)
 
 
 def _holds(condition: Condition, genes: np.ndarray) -> np.ndarray:

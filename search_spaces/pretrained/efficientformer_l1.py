@@ -26,6 +26,11 @@ def by_role(tensor: Tensor) -> tuple[Tensor, ...]:
     return q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
 
 
+def table(tensor: Tensor) -> Tensor:
+    """(heads, distances) to (8, 7, 7)."""
+    return tensor.unflatten(1, (7, 7))
+
+
 _pool = r"stages\.(\d)\.blocks\.(\d+)\."
 _here = r"stages.\1.blocks.\2."
 _attend, _there = r"stages\.3\.blocks\.4\.", "stages.3.blocks.3."  # behind a reshape, which is number 3
@@ -33,7 +38,7 @@ _attend, _there = r"stages\.3\.blocks\.4\.", "stages.3.blocks.3."  # behind a re
 RENAMES = [
     Rename(r".*num_batches_tracked"),
     Rename(_attend + r"token_mixer\.attention_bias_idxs"),
-    Rename(_attend + r"token_mixer\.attention_biases", _there + "mixer.position.offset"),
+    Rename(_attend + r"token_mixer\.attention_biases", _there + "mixer.position.offset", table),
     Rename(_attend + r"token_mixer\.qkv\.(\w+)", tuple(_there + rf"mixer.{p}.\1" for p in "qkv"), by_role),
     Rename(_attend + r"token_mixer\.proj\.(\w+)", _there + r"mixer.o.\1"),
     Rename(_attend + r"(norm\d)\.(\w+)", _there + r"\1.\2"),

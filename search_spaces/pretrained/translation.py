@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from nas.errors import DataError
 
+OTHER = "Is it of another size or class count?"
+
 
 @dataclass(frozen=True)
 class Rename:
@@ -33,20 +35,37 @@ def translated(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
     `model.finish(state)`, where there is such, for what takes several tensors at once.
 
     Raises:
-        DataError: a name that no rename knows.
+        DataError: a name that no rename knows, or a tensor that is not of its shape.
     """
     ours: dict[str, Tensor] = {}
     for name, tensor in state.items():
         match, rename = _matching(name, model.RENAMES)
         targets = (rename.to,) if isinstance(rename.to, str) else rename.to
-        if not targets:
-            continue
+        if targets:
+            parts = _parts(name, tensor, rename, len(targets))
+            ours |= {match.expand(target): part for target, part in zip(targets, parts, strict=True)}
+    if not hasattr(model, "finish"):
+        return ours
+    try:
+        finished: dict[str, Tensor] = model.finish(ours)
+    except (KeyError, RuntimeError) as error:
+        raise DataError(
+            f"A checkpoint must hold all tensors of its published model: got {error}. {OTHER}"
+        ) from error
+    return finished
+
+
+def _parts(name: str, tensor: Tensor, rename: Rename, count: int) -> tuple[Tensor, ...]:
+    try:
         changed = rename.change(tensor)
-        if isinstance(changed, Tensor):
-            changed = (changed,) if len(targets) == 1 else changed.chunk(len(targets))
-        for target, part in zip(targets, changed, strict=True):
-            ours[match.expand(target)] = part
-    return model.finish(ours) if hasattr(model, "finish") else ours
+        if not isinstance(changed, Tensor):
+            return changed
+        return changed.tensor_split(count) if count > 1 else (changed,)
+    except (RuntimeError, IndexError) as error:
+        raise DataError(
+            f"A tensor of a checkpoint must have its published shape: `{name}` has {tuple(tensor.shape)}, "
+            f"which does not come apart ({error}). {OTHER}"
+        ) from error
 
 
 def _matching(name: str, renames: Sequence[Rename]) -> tuple[re.Match[str], Rename]:
@@ -69,12 +88,20 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     counters = {name for name in own if name.endswith("num_batches_tracked")}
     missing = set(own) - set(state) - counters
     superfluous = set(state) - set(own)
-    misshapen = {n for n in set(own) & set(state) if own[n].numel() != state[n].numel()}
+    misshapen = [
+        f"{n} {tuple(state[n].shape)} for {tuple(own[n].shape)}"
+        for n in sorted(set(own) & set(state))
+        if _sides(own[n]) != _sides(state[n])
+    ]
     if missing or superfluous or misshapen:
         raise DataError(
             f"A checkpoint must fit its model: missing {sorted(missing)[:3]}, superfluous "
-            f"{sorted(superfluous)[:3]}, of another shape {sorted(misshapen)[:3]}. Is it of another "
-            f"size or class count?"
+            f"{sorted(superfluous)[:3]}, of another shape {misshapen[:3]}. {OTHER}"
         )
     module.load_state_dict({n: t.reshape(own[n].shape) for n, t in state.items()}, strict=False)
     return module
+
+
+def _sides(tensor: Tensor) -> list[int]:
+    """Its shape but for axes of length 1: a linear layer may be stored as a convolution of 1 × 1."""
+    return [side for side in tensor.shape if side > 1]

@@ -49,6 +49,11 @@ class DepthwisePool(nn.Module):
     def forward(self, x_BHWC: Tensor, t_BTC: Tensor | None = None) -> Tensor | Parts:
         """(B, H, W, C) to (B, ⌈H / 2⌉, ⌈W / 2⌉, D), tokens (B, T, C) to (B, T, D)."""
         y_BHWD = self.pool(x_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        if t_BTC is None or self.pool_token is None:
+        if t_BTC is None:
             return y_BHWD
+        if self.pool_token is None:
+            raise SpaceError(
+                "Depthwise pooling must have a layer for the tokens beside the map: got tokens=False and "
+                f"{t_BTC.shape[1]} of them. Use tokens=True."
+            )
         return y_BHWD, self.pool_token(t_BTC)

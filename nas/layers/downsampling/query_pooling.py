@@ -27,5 +27,8 @@ class QueryPooling(Downsample):
         raise SpaceError("Query pooling must be built with the first block of its stage: `build_pooling`.")
 
     def pooled(self, x_BHWC: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H / 2, W / 2, C)."""
+        if problem := self.misfit(*x_BHWC.shape[1:3]):
+            raise SpaceError(f"Query pooling {problem}")
         x_BCHW = x_BHWC.permute(0, 3, 1, 2)
         return F.max_pool2d(x_BCHW, self.kernel, 2, (self.kernel - 1) // 2).permute(0, 2, 3, 1)

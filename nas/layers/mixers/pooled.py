@@ -38,15 +38,25 @@ class Pooled(AttentionMixer):
         return PooledAttention(width, self)
 
     def build_pooling(self, width: int, out_width: int, stride: int) -> nn.Module:
+        if stride % self.kv_stride and self.kv_stride % stride:
+            raise SpaceError(
+                f"Pooled attention must have strides of which one divides the other, so that offsets are "
+                f"whole steps: got {stride} for queries and kv_stride={self.kv_stride}. "
+                f"Use kv_stride={stride}."
+            )
         return PooledAttention(width, self, out_width, stride)
 
     def misfit(self, height: int, width: int) -> str | None:
-        if max(height, width) > self.span:
-            return (
-                f"must have a span of at least {max(height, width)} on {height}×{width}: got "
-                f"span={self.span}. Raise it."
-            )
-        return not_multiple("pooled keys", self.kv_stride, height, width)
+        too_far = self.out_of_span(height, width)
+        return too_far or not_multiple("pooled keys", self.kv_stride, height, width)
+
+    def out_of_span(self, height: int, width: int) -> str | None:
+        if max(height, width) <= self.span:
+            return None
+        return (
+            f"must have a span of at least {max(height, width)} on {height}×{width}: got "
+            f"span={self.span}. Raise it."
+        )
 
 
 class PooledAttention(Attention):
@@ -73,6 +83,8 @@ class PooledAttention(Attention):
             pool(p(x_BHWC).unflatten(3, (self.heads, -1)).permute(0, 3, 1, 2, 4))
             for p, pool in zip((self.q, self.k, self.v), (self.pool_q, self.pool_k, self.pool_v), strict=True)
         )
+        if problem := self.mixer.out_of_span(*k.shape[2:4]):  # more keys than queries, where those are pooled
+            raise SpaceError(f"Pooled attention {problem}")
         bias = self._bias(q, k.shape[2:4])
         q, k, v = (x.flatten(2, 3) for x in (q, k, v))
         y_BhNd = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale) + q

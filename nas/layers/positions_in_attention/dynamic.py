@@ -26,6 +26,8 @@ class DynamicBias(AttentionPosition):
 
 
 class DynamicBiasNetwork(PositionInAttention):
+    of_maps = True
+
     def __init__(self, heads: int, hidden: int) -> None:
         super().__init__()
         self.heads = heads

@@ -24,6 +24,8 @@ class Lepe(AttentionPosition):
 
 
 class LocalValues(PositionInAttention):
+    of_maps = True
+
     def __init__(self, heads: int, value_dim: int, kernel: int) -> None:
         super().__init__()
         self.heads, self.value_dim, self.kernel = heads, value_dim, kernel

@@ -31,6 +31,8 @@ class OffsetBias(AttentionPosition):
 class OffsetBiasTable(PositionInAttention):
     """Table of (heads, span, span), distance 0 first."""
 
+    of_maps = True
+
     def __init__(self, heads: int, span: int) -> None:
         super().__init__()
         self.heads, self.span = heads, span

@@ -44,9 +44,11 @@ class RotaryTurn(PositionInAttention):
                 f"Rotary positions must find as many queries as keys: got {q.shape[3]} and {k.shape[3]}. Use "
                 f"another position where queries are pooled."
             )
-        angles = torch.from_numpy(_angles(height, width, self.head_dim, self.base)).to(q.device, q.dtype)
+        # Only cos and sin may be rounded: an angle in half precision would be off by radians far away.
+        angles = torch.from_numpy(_angles(height, width, self.head_dim, self.base)).to(q.device)
+        cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
         beside = q.shape[3] - height * width
-        cos, sin = (_after(f, beside, one) for f, one in ((angles.cos(), 1.0), (angles.sin(), 0.0)))
+        cos, sin = _after(cos, beside, 1.0), _after(sin, beside, 0.0)
         return _turned(q, cos, sin), _turned(k, cos, sin)
 
 
