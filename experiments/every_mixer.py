@@ -38,26 +38,35 @@ def space(task: Any, mixers: Sequence[type[Mixer]], ffns: Sequence[type[ChannelM
 
 
 @lru_cache
-def alone() -> tuple[Space, ...]:
-    """The spaces with one mixer and all channel mixers, and those with one channel mixer and all mixers."""
-    task = digits()
-    return tuple(space(task, [m], FFNS) for m in MIXERS) + tuple(space(task, MIXERS, [f]) for f in FFNS)
+def one_mixer() -> tuple[Space, ...]:
+    """The spaces with one mixer in all blocks, and all channel mixers."""
+    return tuple(space(digits(), [mixer], FFNS) for mixer in MIXERS)
+
+
+@lru_cache
+def one_ffn() -> tuple[Space, ...]:
+    """The spaces with one channel mixer in all blocks, and all mixers."""
+    return tuple(space(digits(), MIXERS, [ffn]) for ffn in FFNS)
 
 
 @dataclass(frozen=True)
 class OneAtATime:
-    """The largest and the smallest subnet, `random` of the whole space, and `alone` that keep to one mixer
-    or to one channel mixer in all blocks: drawn block by block, hardly any would."""
+    """The largest and the smallest subnet, `random` of the whole space, and such as keep to one mixer or to
+    one channel mixer in all blocks, in turn: drawn block by block, hardly any would."""
 
-    random: int = 3
-    alone: int = 4
+    random: int = 2
+    mixers: int = 3
+    ffns: int = 2
 
     def at(self, space: Space, seed: int, step: int) -> list[Any]:
         rng = np.random.default_rng((seed, step))
-        spaces = alone()
-        chosen = [spaces[(step * self.alone + i) % len(spaces)] for i in range(self.alone)]
-        drawn = [s.sample(rng) for s in [space] * self.random + chosen]
-        return [space.largest(), space.smallest(), *drawn]
+        spaces = [space] * self.random + _turn(one_mixer(), self.mixers, step)
+        spaces += _turn(one_ffn(), self.ffns, step)
+        return [space.largest(), space.smallest(), *(s.sample(rng) for s in spaces)]
+
+
+def _turn(spaces: Sequence[Space], n: int, step: int) -> list[Space]:
+    return [spaces[(step * n + i) % len(spaces)] for i in range(n)]
 
 
 def experiment() -> Experiment:
@@ -69,5 +78,5 @@ def experiment() -> Experiment:
         space=everything,
         build=hierarchical.build,
         features=costs.features(everything, SIDE),
-        training=Recipe(epochs=80, subnets=OneAtATime()),
+        training=Recipe(epochs=100, subnets=OneAtATime()),
     )

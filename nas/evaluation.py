@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from nas.supernet import Supernet
 from nas.tasks import Metric, Split, Tally, Task
 from nas.threads import cpu_threads
 from nas.trial import Candidate, Evaluation
+
+CALIBRATION_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,20 @@ def accuracy(forward: Callable[..., Tensor], task: Task, split: Split) -> Tally:
     return tally
 
 
+def subnet_accuracy(supernet: Supernet, architecture: Any, task: Task, split: Split) -> Tally:
+    """The task's metric of a subnet over a split, with batch-norm statistics of its own."""
+    buffers = statistics(supernet, architecture, task)
+    return accuracy(lambda *x: supernet(architecture, *x, buffers=buffers), task, split)
+
+
+def statistics(supernet: Supernet, architecture: Any, task: Task) -> dict[str, Tensor]:
+    """Batch-norm statistics of a subnet over the first `CALIBRATION_BATCHES` of *train*, for `buffers=`;
+    nothing, and no work, for a subnet that has none. The same wherever it is asked for."""
+    batches = (batch.inputs for batch in task.batches("train"))
+    with cpu_threads(1):
+        return supernet.calibrate(architecture, islice(batches, CALIBRATION_BATCHES))
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Evaluates candidates of one search; a value that travels to workers whole."""
@@ -86,7 +103,7 @@ class Evaluator:
         metric = self.task.metric.name
         if metric in known:
             return Evaluation(values | {metric: known[metric]})
-        tally = accuracy(lambda *x: self.supernet(architecture, *x), self.task, "search")
+        tally = subnet_accuracy(self.supernet, architecture, self.task, "search")
         return Evaluation(values | {metric: tally.mean}, tally.n, tally.std_error)
 
 

@@ -80,7 +80,10 @@ class Supernet:
         skeleton = self._skeleton(architecture)
         if skeleton.module.training != train:
             skeleton.module.train(train)
-        values = self.weights(architecture, quantized=quantized) | self._buffers(skeleton, buffers)
+        kept = self._buffers(skeleton, buffers)
+        if train:  # norms write their running statistics: into copies
+            kept = {name: buffer.clone() for name, buffer in kept.items()}
+        values = self.weights(architecture, quantized=quantized) | kept
         return torch.func.functional_call(skeleton.module, values, inputs, named_inputs)
 
     def weights(self, architecture: Any, *, quantized: bool = True) -> dict[str, Tensor]:
@@ -115,7 +118,8 @@ class Supernet:
         return module
 
     def calibrate(self, architecture: Any, batches: Iterable[Any]) -> dict[str, Tensor]:
-        """Batch-norm statistics of a subnet over `batches` of inputs, for `buffers=`.
+        """Batch-norm statistics of a subnet over `batches` of inputs (a tensor, or a tuple of them), for
+        `buffers=`.
 
         Statistics gathered for other slices are wrong for this one (Yu & Huang, 2019, §3.1). Every batch
         counts the same. Returns nothing for a subnet without running statistics.
@@ -134,7 +138,8 @@ class Supernet:
                 norm.momentum = None  # the plain average over batches
             with torch.no_grad():
                 for batch in batches:
-                    torch.func.functional_call(skeleton.module, values, (batch,))
+                    inputs = batch if isinstance(batch, tuple) else (batch,)
+                    torch.func.functional_call(skeleton.module, values, inputs)
         finally:
             for norm, momentum in zip(norms, kept, strict=True):
                 norm.eval()

@@ -302,6 +302,21 @@ class TestBuffers:
         supernet.calibrate(ConvNet(8), [images(32) * 3 + 1])
         assert torch.equal(before, supernet(ConvNet(8), images()))
 
+    def test_training_leaves_no_trace(self):
+        supernet = Supernet(build_batch_norm, self.space)
+        given = supernet.calibrate(ConvNet(8), [images(32)])
+        before, kept = supernet(ConvNet(8), images()), copy.deepcopy(given)
+        supernet(ConvNet(8), images(32) * 3 + 1, train=True)
+        supernet(ConvNet(8), images(32) * 3 + 1, train=True, buffers=given)
+        assert torch.equal(before, supernet(ConvNet(8), images()))
+        assert all(torch.equal(kept[name], given[name]) for name in kept)
+
+    def test_batches_of_several_inputs(self):
+        supernet = Supernet(build_batch_norm, self.space)
+        once = supernet.calibrate(ConvNet(8), [images(32)])
+        again = supernet.calibrate(ConvNet(8), [(images(32),)])
+        assert all(torch.equal(once[name], again[name]) for name in once)
+
     def test_without_running_statistics_there_is_nothing_to_gather(self, supernets):
         assert supernets["plain vit"].calibrate(VIT_SPACE.largest(), [images()]) == {}
 

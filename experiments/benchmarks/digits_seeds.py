@@ -22,6 +22,7 @@ from sklearn.svm import SVC
 
 from experiments import digits
 from experiments.benchmarks.results import write
+from nas.evaluation import statistics
 from nas.experiment import Experiment
 from nas.phases import run_experiment
 from nas.tasks import ImageClassification
@@ -68,7 +69,9 @@ def best_of_run(folder: Path, seed: int) -> dict[str, Any]:
     best = max(front, key=lambda e: e["objectives"]["accuracy"]["measured"])
     path = folder / experiment.name / "supernet" / "model.safetensors"
     supernet = experiment.supernet().with_state(load_tensors(path)[0])
-    module = supernet.extract(experiment.space.from_json(best["architecture"]))
+    architecture = experiment.space.from_json(best["architecture"])
+    buffers = statistics(supernet, architecture, experiment.task)
+    module = supernet.extract(architecture, buffers=buffers)
     return {
         "seed": seed,
         "best": best["id"],

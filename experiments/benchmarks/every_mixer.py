@@ -19,7 +19,7 @@ import torch
 
 from experiments import every_mixer
 from experiments.benchmarks.results import write
-from nas.evaluation import accuracy
+from nas.evaluation import statistics, subnet_accuracy
 from nas.layers import ChannelMixer, Mixer
 from nas.space import Space
 from nas.supernet import Supernet
@@ -86,7 +86,7 @@ def alone(
         space = every_mixer.space(task, *some)
         rng = np.random.default_rng(0)
         drawn = [space.sample(rng) for _ in range(DRAWN)]
-        accuracies = [accuracy(lambda *x, a=a: supernet(a, *x), task, "select").mean for a in drawn]
+        accuracies = [subnet_accuracy(supernet, a, task, "select").mean for a in drawn]
         low, middle = min(accuracies), float(np.mean(accuracies))
         found[choice.__name__] = {"mean": middle, "least": low, "all": accuracies}
         print(f"  {choice.__name__:24} mean {middle:6.2f} %  least {low:6.2f} %", flush=True)
@@ -101,7 +101,9 @@ def largest_difference(supernet: Supernet, space: Space, task: Task) -> float:
     with torch.inference_mode():
         for _ in range(COMPARED):
             architecture = space.sample(rng)
-            difference = supernet(architecture, images) - supernet.extract(architecture)(images)
+            buffers = statistics(supernet, architecture, task)
+            module = supernet.extract(architecture, buffers=buffers)
+            difference = supernet(architecture, images, buffers=buffers) - module(images)
             worst = max(worst, float(difference.abs().max()))
     return worst
 

@@ -10,7 +10,6 @@ and evaluated on *search* and *select* (450 images). Baseline: the order in whic
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.results import FOLDER, write
-from nas.evaluation import accuracy
+from nas.evaluation import subnet_accuracy
 from nas.importance import coupled_axes, magnitude, ordered, taylor
 from nas.space import Space
 from nas.supernet import Supernet
@@ -129,8 +128,8 @@ def cut(architecture: Any, kind: str, share: float) -> Any:
 
 
 def percent(supernet: Supernet, architecture: Any, task: Task) -> float:
-    forward: Callable[..., Tensor] = lambda *inputs: supernet(architecture, *inputs)  # noqa: E731
-    return (accuracy(forward, task, "search") + accuracy(forward, task, "select")).mean
+    search, select = (subnet_accuracy(supernet, architecture, task, s) for s in ("search", "select"))
+    return (search + select).mean
 
 
 def draw(table: dict[str, np.ndarray], whole: float) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import ExportError, RunError
+from nas.evaluation import statistics
 from nas.export.model_card import card
 from nas.export.subnet import FORMATS, export_subnet
 from nas.objectives import Objective
@@ -96,8 +97,9 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Pa
     architecture = run.experiment.space.from_json(entry["architecture"])
     folder = run.directory.exports / entry["id"]
     bits = run.supernet.parameter_bits(architecture)
+    buffers = statistics(run.supernet, architecture, run.experiment.task)
     export_subnet(
-        run.supernet.extract(architecture),
+        run.supernet.extract(architecture, buffers=buffers),
         entry["architecture"],
         run.experiment.example(2),
         folder,

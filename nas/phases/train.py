@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas.console import bar, console
-from nas.evaluation import accuracy
+from nas.evaluation import subnet_accuracy
 from nas.phases.run import Run
 from nas.training import Epoch, train
 
@@ -37,7 +37,7 @@ def train_supernet(run: Run) -> None:
         ("largest", experiment.space.largest()),
         ("smallest", experiment.space.smallest()),
     ):
-        tally = accuracy(lambda *x, a=architecture: supernet(a, *x), experiment.task, "search")
+        tally = subnet_accuracy(supernet, architecture, experiment.task, "search")
         console.print(
             f"  {title:>8} subnet: {tally.mean:.2f} ± {tally.std_error:.2f} {metric.unit} {metric.name} "
             f"on search, {supernet.parameters_of(architecture):,} parameters"

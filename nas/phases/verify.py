@@ -15,7 +15,7 @@ from rich.table import Table
 from nas.console import bar, console
 from nas.devices import Device, Measured, measure
 from nas.errors import RunError
-from nas.evaluation import accuracy, interval, latency_objective
+from nas.evaluation import accuracy, interval, latency_objective, statistics
 from nas.log import TrialLog
 from nas.objectives import Objective, as_costs
 from nas.pareto import crowding_distance, nondominated
@@ -110,7 +110,8 @@ def _verify(run: Run, device: Device, trials: Sequence[Trial]) -> list[Entry]:
     modules, tallies = [], []
     with bar(f"Verify for {device.name}", len(trials)) as progress:
         for trial in trials:
-            module = supernet.extract(trial.architecture)
+            buffers = statistics(supernet, trial.architecture, task)
+            module = supernet.extract(trial.architecture, buffers=buffers)
             tallies.append((accuracy(module, task, "select"), accuracy(module, task, "test")))
             modules.append(module)
             progress.advance()

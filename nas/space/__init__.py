@@ -5,6 +5,7 @@ from nas.space.genes import Gene
 from nas.space.holes import Between, OneOf, Repeat, Tied, between, oneof, repeat, tied
 from nas.space.space import Constraint, Space
 from nas.space.views import Context, materialise
+from nas.space.within import Within
 
 __all__ = [
     "Additive",
@@ -16,6 +17,7 @@ __all__ = [
     "Repeat",
     "Space",
     "Tied",
+    "Within",
     "between",
     "materialise",
     "oneof",

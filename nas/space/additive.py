@@ -87,12 +87,18 @@ class Additive:
         """Runs the rule on the first row, and on one of each kind that the genes it read there tell apart.
         Another row may read other genes: the next look-up shows which rows are still unknown."""
         tables = self._known.setdefault(i, {})
-        reads, _ = self._run(i, cost, genes[0])
+        reads = self._learn(i, cost, genes[0])
         _, first = np.unique(self._codes(genes, reads), return_index=True)
         for row in genes[first]:
             if not any(self._codes(row[None], r).item() in table for r, table in tables.items()):
-                read, vector = self._run(i, cost, row)
-                tables.setdefault(read, {})[self._codes(row[None], read).item()] = vector
+                self._learn(i, cost, row)
+
+    def _learn(self, i: int, cost: Cost, genes: np.ndarray) -> tuple[int, ...]:
+        """Runs the rule on one row, keeps what it said, and returns the genes that it read."""
+        reads, vector = self._run(i, cost, genes)
+        table = self._known.setdefault(i, {}).setdefault(reads, {})
+        table[self._codes(genes[None], reads).item()] = vector
+        return reads
 
     def _codes(self, genes: np.ndarray, reads: tuple[int, ...]) -> np.ndarray:
         """One number per row that tells apart what stands in the columns `reads`, (n,)."""

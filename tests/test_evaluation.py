@@ -1,0 +1,64 @@
+"""What a candidate is worth, where batch norms need statistics of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nas.evaluation import accuracy, statistics, subnet_accuracy
+from nas.space import Space, oneof
+from nas.supernet import Supernet
+from nas.tasks import from_arrays
+
+
+@dataclass(frozen=True)
+class Net:
+    width: int
+
+
+def build(architecture: Net) -> nn.Module:
+    """A batch norm right before the answer: without statistics, one class wins everywhere."""
+    width = architecture.width
+    layers = nn.Flatten(), nn.Linear(16, width), nn.ReLU(), nn.BatchNorm1d(width), nn.Linear(width, 3)
+    return nn.Sequential(*layers)
+
+
+@pytest.fixture(scope="module")
+def task():
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    images = rng.normal(size=(300, 4, 4)) + labels[:, None, None]
+    return from_arrays(images.astype(np.float32), labels, batch_size=20)
+
+
+@pytest.fixture(scope="module")
+def supernet():
+    return Supernet(build, Space(Net(oneof(8, 16))))
+
+
+def test_accuracy_is_that_of_the_model_that_is_exported(task, supernet):
+    found = {}
+    for width in (8, 16):
+        module = supernet.extract(Net(width), buffers=statistics(supernet, Net(width), task))
+        found[width] = subnet_accuracy(supernet, Net(width), task, "search")
+        assert found[width].mean == accuracy(module, task, "search").mean
+    uncalibrated = accuracy(supernet.extract(Net(16)), task, "search")
+    assert uncalibrated.mean != found[16].mean
+
+
+def test_statistics_are_those_of_train(task, supernet):
+    first = list(task.batches("train"))[:8]
+    buffers = statistics(supernet, Net(8), task)
+    module = supernet.extract(Net(8))[:3]
+    expected = torch.stack([module(*batch.inputs).mean(0) for batch in first]).mean(0)
+    torch.testing.assert_close(buffers["3.running_mean"], expected)
+
+
+def test_the_same_wherever_it_is_asked_for(task, supernet):
+    once, again = (statistics(supernet, Net(8), task) for _ in range(2))
+    assert once.keys() == again.keys()
+    assert all(torch.equal(once[name], again[name]) for name in once)
