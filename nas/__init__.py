@@ -32,6 +32,7 @@ _PUBLIC = {
     "between": "nas.space",
     "from_arrays": "nas.tasks",
     "from_npz": "nas.tasks",
+    "from_path": "nas.tasks",
     "oneof": "nas.space",
     "repeat": "nas.space",
     "tied": "nas.space",

@@ -45,6 +45,8 @@ ONLY_IN = {
     "matplotlib": ["nas/report/", "experiments/benchmarks/"],
     "dash": ["dashboards/"],
     "sklearn": ["nas/tasks/images.py", "experiments/"],
+    "pyarrow": ["nas/tasks/files.py"],
+    "PIL": ["nas/tasks/files.py"],
     "typer": ["nas/cli.py"],
     "rich": ["nas/console.py", "nas/phases/"],
     "safetensors": ["nas/training/checkpoint.py", "nas/export/"],

@@ -24,7 +24,7 @@ def test_splits_are_apart_and_whole(task):
 
 
 def test_normalised_by_train_alone(task):
-    seen = task.images[task.splits["train"]]
+    seen = task.prepared(task.splits["train"])
     assert abs(seen.mean()) < 1e-4
     assert abs(seen.std() - 1) < 1e-4
 

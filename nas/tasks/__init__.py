@@ -1,7 +1,15 @@
 """Tasks: data, loss and metrics."""
 
 from nas.tasks.base import SPLITS, Batch, Metric, Split, Tally, Task
-from nas.tasks.images import ImageClassification, RandomAffine, digits, from_arrays, from_npz
+from nas.tasks.files import from_path
+from nas.tasks.images import (
+    ImageClassification,
+    RandomAffine,
+    RandomCropFlip,
+    digits,
+    from_arrays,
+    from_npz,
+)
 
 __all__ = [
     "SPLITS",
@@ -9,10 +17,12 @@ __all__ = [
     "ImageClassification",
     "Metric",
     "RandomAffine",
+    "RandomCropFlip",
     "Split",
     "Tally",
     "Task",
     "digits",
     "from_arrays",
     "from_npz",
+    "from_path",
 ]

@@ -25,11 +25,14 @@ class ImageClassification:
     """Images and labels, split in four.
 
     Attributes:
-        images: float32 (N, channels, height, width), normalised.
+        images: (N, channels, height, width), pixels as uint8, 0 … 255, or as float32.
         labels: int64 (N,), 0 … classes − 1.
         splits: indices per split.
-        augment: applied to batches of *train*.
-        preparation: in words, how `images` were made from pixels; who deploys a model needs it.
+        augment: applied to batches of *train*, after normalisation.
+        mean, spread: per channel, of what a module gets: (pixels − mean) / spread, where uint8 pixels are
+            divided by 255 first.
+        pixels: in words, what the values of `images` are.
+        names: of the classes, where the data tell them.
     """
 
     images: np.ndarray
@@ -39,7 +42,10 @@ class ImageClassification:
     augment: Augment | None = None
     batch_size: int = 64
     eval_batch_size: int = 512
-    preparation: str = "as given"
+    mean: tuple[float, ...] = (0.0,)
+    spread: tuple[float, ...] = (1.0,)
+    pixels: str = "as in the arrays"
+    names: tuple[str, ...] = ()
 
     metric = Metric("accuracy", "%", "maximize")
 
@@ -52,6 +58,13 @@ class ImageClassification:
     def image_shape(self) -> tuple[int, int, int]:
         _, channels, height, width = self.images.shape
         return channels, height, width
+
+    @property
+    def preparation(self) -> str:
+        mean, spread = (", ".join(f"{v:.6f}" for v in values) for values in (self.mean, self.spread))
+        if len(self.mean) > 1:
+            mean, spread = f"({mean}) by channel", f"({spread})"
+        return f"pixels {self.pixels}, minus {mean}, divided by {spread}"
 
     @property
     def fingerprint(self) -> str:
@@ -73,10 +86,36 @@ class ImageClassification:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) * shares + share)
         for start in range(0, len(indices), size):
             chosen = indices[start : start + size][share::shares]
-            images = torch.from_numpy(self.images[chosen])
+            images = self.prepared(chosen)
             if training and self.augment:
                 images = self.augment(images, generator)
             yield Batch((images,), torch.from_numpy(self.labels[chosen]))
+
+    def prepared(self, indices: np.ndarray) -> Tensor:
+        """Images as a module gets them, float32 (n, channels, height, width)."""
+        images = _floats(self.images[indices])
+        mean, spread = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.spread))
+        return torch.from_numpy((images - mean) / spread)
+
+    def fewer(self, **images: int) -> ImageClassification:
+        """The task with so many images of a split in the place of all, always the same: `fewer(train=10_000)`.
+
+        Normalised by what is left of *train*.
+
+        Raises:
+            DataError: an unknown split, or one that holds fewer images than are asked for.
+        """
+        splits = dict(self.splits)
+        for name, n in images.items():
+            if name not in splits or not 2 <= n <= len(splits[name]):
+                sizes = ", ".join(f"{split} {len(indices)}" for split, indices in self.splits.items())
+                raise DataError(
+                    f"`{name}={n}` must be 2 images or more of a split, of which there are {sizes}."
+                )
+            order = np.random.default_rng(SPLIT_SEED).permutation(splits[name])
+            splits[name] = np.sort(order[:n])
+        mean, spread = _statistics(self.images, splits["train"])
+        return replace(self, splits=splits, mean=mean, spread=spread)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         return F.cross_entropy(outputs, batch.targets)
@@ -93,11 +132,15 @@ def digits(batch_size: int = 64) -> ImageClassification:
     task = from_arrays(
         data.images.astype(np.float32) / 16, data.target, augment=RandomAffine(), batch_size=batch_size
     )
-    return replace(task, preparation=task.preparation.replace("as in the arrays", "divided by 16"))
+    return replace(task, pixels="divided by 16")
 
 
 def from_npz(
-    path: str | Path, *, augment: Augment | None = None, batch_size: int = 64
+    path: str | Path,
+    *,
+    shares: Mapping[str, float] = SHARES,
+    augment: Augment | None = None,
+    batch_size: int = 64,
 ) -> ImageClassification:
     """One's own arrays: `images` and `labels`, and `test_images`, `test_labels` where a test set exists.
 
@@ -122,7 +165,14 @@ def from_npz(
         if not {"test_images", "test_labels"} <= set(arrays):
             raise DataError(f"{path} must hold both `test_images` and `test_labels`, or neither.")
         test = arrays["test_images"], arrays["test_labels"]
-    return from_arrays(arrays["images"], arrays["labels"], test=test, augment=augment, batch_size=batch_size)
+    return from_arrays(
+        arrays["images"],
+        arrays["labels"],
+        test=test,
+        shares=shares,
+        augment=augment,
+        batch_size=batch_size,
+    )
 
 
 def from_arrays(
@@ -130,41 +180,48 @@ def from_arrays(
     labels: np.ndarray,
     *,
     test: tuple[np.ndarray, np.ndarray] | None = None,
+    shares: Mapping[str, float] = SHARES,
     augment: Augment | None = None,
     batch_size: int = 64,
 ) -> ImageClassification:
-    """A task over arrays; see `from_npz`. Without `test`, a fifth of the data is set aside for it."""
-    pixels = "divided by 255" if np.issubdtype(images.dtype, np.integer) else "as in the arrays"
+    """A task over arrays; see `from_npz`.
+
+    Args:
+        shares: of the images in each split. With a `test` set of its own, its share goes to the others.
+    """
+    _require_shares(shares)
     images, labels = _images("images", images), _labels("labels", labels, len(images))
     order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
-    shares = dict(SHARES)
+    shares = {split: shares[split] for split in SPLITS}
     splits: dict[str, np.ndarray] = {}
     if test is not None:
         test_images = _images("test_images", test[0])
-        if test_images.shape[1:] != images.shape[1:]:
+        if test_images.shape[1:] != images.shape[1:] or test_images.dtype != images.dtype:
             raise DataError(
-                f"`test_images` must have the shape of `images`: got {test_images.shape[1:]} and "
-                f"{images.shape[1:]}."
+                f"`test_images` must be such as `images`, {images.dtype} {images.shape[1:]}: got "
+                f"{test_images.dtype} {test_images.shape[1:]}."
             )
         splits["test"] = len(images) + np.arange(len(test_images))
         images = np.concatenate([images, test_images])
         labels = np.concatenate([labels, _labels("test_labels", test[1], len(test_images))])
-        del shares["test"]
+        shares.pop("test")
     ends = np.cumsum([share / sum(shares.values()) for share in shares.values()])
     parts = np.split(order, np.round(ends[:-1] * len(order)).astype(int))
     splits |= {name: np.sort(part) for name, part in zip(shares, parts, strict=True)}
     if small := [name for name in SPLITS if len(splits[name]) < 2]:
         raise DataError(f"Every split must hold 2 images or more: {small} would not, of {len(order)} images.")
-    seen = images[splits["train"]]
-    mean, spread = float(seen.mean()), max(float(seen.std()), 1e-6)
+    mean, spread = _statistics(images, splits["train"])
+    pixels = "divided by 255" if images.dtype == np.uint8 else "as in the arrays"
     return ImageClassification(
-        (images - np.float32(mean)) / np.float32(spread),
+        images,
         labels,
         splits,
         int(labels.max()) + 1,
         augment,
         batch_size,
-        preparation=f"pixels {pixels}, minus {mean:.6f}, divided by {spread:.6f}",
+        mean=mean,
+        spread=spread,
+        pixels=pixels,
     )
 
 
@@ -187,8 +244,47 @@ class RandomAffine:
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
+@dataclass(frozen=True)
+class RandomCropFlip:
+    """Each image moved by up to `pad` pixels, the border mirrored, and turned left to right every second time
+    (He et al., 2016, §4.2, with a mirrored border)."""
+
+    pad: int = 4
+    flip: bool = True
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        B, _, H, W = images.shape
+        padded = F.pad(images, (self.pad,) * 4, mode="reflect")
+        dy, dx = torch.randint(0, 2 * self.pad + 1, (2, B, 1), generator=generator)
+        rows, columns = dy + torch.arange(H), dx + torch.arange(W)
+        if self.flip:
+            turned = torch.rand(B, 1, generator=generator) < 0.5
+            columns = torch.where(turned, columns.flip(1), columns)
+        return padded[torch.arange(B)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(
+            0, 3, 1, 2
+        )
+
+
+def _statistics(images: np.ndarray, indices: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the pixels of each channel."""
+    channels = [_floats(images[indices, c]) for c in range(images.shape[1])]
+    return tuple(float(c.mean()) for c in channels), tuple(max(float(c.std()), 1e-6) for c in channels)
+
+
+def _floats(images: np.ndarray) -> np.ndarray:
+    return images / np.float32(255) if images.dtype == np.uint8 else images
+
+
+def _require_shares(shares: Mapping[str, float]) -> None:
+    if set(shares) != set(SPLITS) or not all(0 < share < 1 for share in shares.values()):
+        raise DataError(
+            f"`shares` must give each of {', '.join(SPLITS)} a share between 0 and 1: got {dict(shares)}."
+        )
+
+
 def _images(name: str, images: np.ndarray) -> np.ndarray:
-    """To float32 (N, C, H, W)."""
+    """To (N, C, H, W) of uint8 or float32."""
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[1] > 4 and images.shape[-1] <= 4:
@@ -199,7 +295,12 @@ def _images(name: str, images: np.ndarray) -> np.ndarray:
             f"got {images.dtype} {images.shape}."
         )
     if np.issubdtype(images.dtype, np.integer):
-        images = images / np.float32(255)
+        if images.size and not 0 <= int(images.min()) <= int(images.max()) <= 255:
+            raise DataError(
+                f"`{name}` must lie between 0 and 255 where they are whole numbers: got {images.min()} to "
+                f"{images.max()}. Divide them by their range, to floats."
+            )
+        return np.ascontiguousarray(images, dtype=np.uint8)
     images = np.ascontiguousarray(images, dtype=np.float32)
     if not np.isfinite(images).all():
         raise DataError(f"`{name}` must be finite, but holds NaN or infinity.")

@@ -1,0 +1,219 @@
+"""Images as people have them on disk: a folder per class, the hub's parquet files, arrays."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from nas.errors import DataError
+from nas.tasks.images import SHARES, Augment, ImageClassification, from_arrays, from_npz
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_COLUMNS, LABEL_COLUMNS = ("img", "image"), ("label", "labels", "fine_label")
+TRAIN, TEST = ("train", "training"), ("test", "testing")
+
+
+class Pictures(NamedTuple):
+    """Images (N, side, side, channels) and labels (N,) of one part of the data."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def from_path(
+    path: str | Path,
+    *,
+    side: int | None = None,
+    shares: Mapping[str, float] = SHARES,
+    augment: Augment | None = None,
+    batch_size: int = 64,
+) -> ImageClassification:
+    """A task over the images at `path`, which is read as what it looks like:
+
+    - a folder with a folder per class: `cats/1.png`, `dogs/2.jpg`; or with `train/` and `test/` of that form;
+    - a parquet file as on the hub, with a column `img` or `image` (encoded bytes) and `label`; or a folder of
+      such, where names that begin with `train` or `test` tell the parts;
+    - an .npz with arrays, see `from_npz`.
+
+    What is called `test` is kept for *test*; without it a share of all images is.
+
+    Args:
+        side: images are scaled (the shorter side to `side`) and cut to `side` × `side` in the middle. Needed
+            where they differ in size.
+        shares: see `from_arrays`.
+
+    Raises:
+        DataError: nothing that can be read so, damaged images, or images of several sizes; names the file.
+    """
+    path = Path(path)
+    if path.suffix == ".npz" or not path.exists():
+        if path.suffix not in (".npz", ""):
+            raise DataError(f"`data` must be a path that exists: got {path}.")
+        if side is not None:
+            raise DataError(f"`side` must be left out for arrays, which have theirs: got {side} for {path}.")
+        return from_npz(path, shares=shares, augment=augment, batch_size=batch_size)
+    if side is not None and side < 1:
+        raise DataError(f"`side` must be 1 pixel or more: got {side}.")
+    parts, names = _parquet(path, side) if _is_parquet(path) else _folders(path, side)
+    test = parts.get("test")
+    task = from_arrays(*parts["train"], test=test, shares=shares, augment=augment, batch_size=batch_size)
+    return replace(task, names=names, classes=max(task.classes, len(names)))
+
+
+# --- a folder per class -------------------------------------------------------------------------
+
+
+def _folders(root: Path, side: int | None) -> tuple[dict[str, Pictures], tuple[str, ...]]:
+    if not root.is_dir():
+        raise DataError(
+            f"`data` must be a folder with a folder per class, .parquet files, or an .npz: got {root}."
+        )
+    below = {folder.name.lower(): folder for folder in _visible(root) if folder.is_dir()}
+    train, test = (next((below[n] for n in names if n in below), None) for names in (TRAIN, TEST))
+    if train is None or not any(_visible(folder) for folder in _visible(train) if folder.is_dir()):
+        train, test = root, None
+    names = tuple(folder.name for folder in _visible(train) if folder.is_dir())
+    if len(names) < 2:
+        raise DataError(
+            f"A folder of images must hold a folder for each of 2 classes or more: {train} has "
+            f"{len(names)}. Put images into folders named after their class."
+        )
+    parts = {"train": _class_folders(train, names, side)}
+    if test is not None:
+        parts["test"] = _class_folders(test, names, side)
+    return parts, names
+
+
+def _class_folders(root: Path, names: Sequence[str], side: int | None) -> Pictures:
+    if unknown := [f.name for f in _visible(root) if f.is_dir() and f.name not in names]:
+        raise DataError(f"{root} must hold the classes of train only, but has {unknown} besides.")
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        found = [f for f in sorted((root / name).rglob("*")) if f.suffix.lower() in SUFFIXES]
+        if not found and root.name.lower() not in TEST:
+            raise DataError(f"{root / name} must hold images ({', '.join(SUFFIXES)}), but has none.")
+        files += found
+        labels += [label] * len(found)
+    encoded = ((str(file), file.read_bytes()) for file in files)
+    return Pictures(_decoded(encoded, len(files), side), np.array(labels, dtype=np.int64))
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
+# --- the hub's parquet --------------------------------------------------------------------------
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet")))
+
+
+def _parquet(path: Path, side: int | None) -> tuple[dict[str, Pictures], tuple[str, ...]]:
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    test = [f for f in files if f.name.lower().startswith(TEST)]
+    train = [f for f in files if f.name.lower().startswith(TRAIN)] or [f for f in files if f not in test]
+    if not train:
+        raise DataError(f"{path} must hold a parquet file to train on, but has only {test[0].name}.")
+    tables = {"train": [_table(f) for f in train], "test": [_table(f) for f in test]}
+    parts = {name: _rows(of, side) for name, of in tables.items() if of}
+    return parts, _class_names(tables["train"][0][1])
+
+
+def _table(file: Path) -> tuple[Path, pa.Table]:
+    try:
+        names = pq.read_schema(file).names
+        columns = [next((c for c in known if c in names), None) for known in (IMAGE_COLUMNS, LABEL_COLUMNS)]
+        if None in columns:
+            raise DataError(
+                f"{file} must have a column {' or '.join(IMAGE_COLUMNS)} and a column "
+                f"{' or '.join(LABEL_COLUMNS)}: it has {', '.join(names)}."
+            )
+        return file, pq.read_table(file, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} must be a parquet file, but cannot be read as one: {error}.") from error
+
+
+def _rows(tables: Sequence[tuple[Path, pa.Table]], side: int | None) -> Pictures:
+    labels = np.concatenate([table.column(1).to_numpy() for _, table in tables])
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{tables[0][0]} must hold whole numbers as `{tables[0][1].column_names[1]}`: got {labels.dtype}."
+        )
+    encoded = (row for file, table in tables for row in _encoded(file, table.column(0)))
+    return Pictures(_decoded(encoded, len(labels), side), labels.astype(np.int64))
+
+
+def _encoded(file: Path, column: pa.ChunkedArray) -> Iterator[tuple[str, bytes]]:
+    """(where it stands, bytes) of each image: the hub's struct of bytes and path, or the bytes alone."""
+    for i, value in enumerate(column):
+        data = value.as_py()
+        data = data.get("bytes") if isinstance(data, Mapping) else data
+        if not isinstance(data, bytes):
+            raise DataError(f"{file}, row {i}, must hold the bytes of an image: got {type(data).__name__}.")
+        yield f"{file}, row {i},", data
+
+
+def _class_names(table: pa.Table) -> tuple[str, ...]:
+    """As the hub's `datasets` notes them in the schema; none where it does not."""
+    try:
+        features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[table.column_names[1]].get("names", ())))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ()
+
+
+# --- pixels -------------------------------------------------------------------------------------
+
+
+def _decoded(encoded: Iterable[tuple[str, bytes]], n: int, side: int | None) -> np.ndarray:
+    """Images uint8 (n, H, W, channels), 1 channel where all of them are grey, else 3."""
+    arrays: list[np.ndarray] = []
+    for where, data in encoded:
+        array = _pixels(where, data, side)
+        if arrays and array.shape[:2] != arrays[0].shape[:2]:
+            sizes = [f"{a.shape[1]}×{a.shape[0]}" for a in (arrays[0], array)]
+            raise DataError(
+                f"Images must be of one size: got {sizes[0]}, and {where} is {sizes[1]}. Give `side`, to "
+                f"which they are scaled and cut."
+            )
+        arrays.append(array)
+    if not arrays:
+        raise DataError("A set of images must not be empty, but it is.")
+    channels = max(array.shape[2] for array in arrays)
+    images = np.empty((n, *arrays[0].shape[:2], channels), dtype=np.uint8)
+    for i, array in enumerate(arrays):
+        images[i] = array  # grey ones get three equal channels among coloured ones
+    return images
+
+
+def _pixels(where: str, data: bytes, side: int | None) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            grey = opened.mode in ("1", "L", "LA", "I;16", "I")
+            image: Any = opened.convert("L" if grey else "RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where} must be an image, but cannot be decoded: {error}.") from error
+    if side is not None and image.size != (side, side):
+        image = _cut(image, side)
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _cut(image: Any, side: int) -> Any:
+    """The square in the middle, scaled to `side`."""
+    width, height = image.size
+    edge = min(width, height)
+    left, top = (width - edge) / 2, (height - edge) / 2
+    box = (left, top, left + edge, top + edge)
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
