@@ -1,19 +1,19 @@
 """The main job: scikit-learn's digits, 8 × 8 pixels, on this machine in a few minutes.
 
-`nas run digits`, or with one's own arrays `nas run digits --set data=mine.npz`.
+`nas run digits`, or with one's own images `nas run digits --set data=PATH`, see `nas.from_path`.
 """
 
 from __future__ import annotations
 
 from nas.experiment import Experiment
-from nas.tasks import digits, from_npz
+from nas.tasks import digits, from_path
 from nas.training import Recipe
 from search_spaces import costs, hierarchical
 
 
-def experiment(data: str | None = None) -> Experiment:
-    """Digits, or the .npz at `data`, in a hierarchical transformer of two stages."""
-    task = from_npz(data) if data else digits()
+def experiment(data: str | None = None, side: str | None = None) -> Experiment:
+    """Digits, or the images at `data`, cut to `side` pixels, in a hierarchical transformer of two stages."""
+    task = from_path(data, side=int(side) if side else None) if data else digits()
     space = hierarchical.space(task)
     return Experiment(
         name="digits",

@@ -203,8 +203,8 @@ def load_experiment(name: str, assignments: Mapping[str, str]) -> tuple[Experime
 
 
 def _absolute(text: str) -> str:
-    """A path to a file as seen from anywhere; other texts as they are."""
-    return str(Path(text).resolve()) if Path(text).is_file() else text
+    """A path to a file or folder as seen from anywhere; other texts as they are."""
+    return str(Path(text).resolve()) if Path(text).exists() else text
 
 
 @contextmanager

@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from nas.errors import DataError
-from nas.tasks import SPLITS, Batch, Metric, RandomAffine, Tally, digits, from_arrays, from_npz
+from nas.tasks import (
+    SPLITS,
+    Batch,
+    Metric,
+    RandomAffine,
+    RandomCropFlip,
+    Tally,
+    digits,
+    from_arrays,
+    from_npz,
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +96,55 @@ def test_affine_keeps_shape_and_range():
     torch.testing.assert_close(still, images, rtol=1e-4, atol=1e-4)
 
 
+def test_crops_and_flips_move_whole_images():
+    images = torch.arange(2 * 3 * 36.0).reshape(2, 3, 6, 6).repeat(200, 1, 1, 1)
+    moved = RandomCropFlip(pad=2)(images, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(images[:2], (2,) * 4, mode="reflect")
+    possible = [
+        [p[:, y : y + 6, x : x + 6].flip(-1) if turned else p[:, y : y + 6, x : x + 6]]
+        for p in padded
+        for y in range(5)
+        for x in range(5)
+        for turned in (False, True)
+    ]
+    possible = torch.stack([p[0] for p in possible]).flatten(1)
+    seen = {int((possible == image).all(1).nonzero()[0]) for image in moved.flatten(1)}
+    assert len(seen) > 90  # of 100
+    still = RandomCropFlip(pad=0, flip=False)(images, torch.Generator().manual_seed(0))
+    assert torch.equal(still, images)
+
+
+def test_channels_are_normalised_each_by_itself():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 100, (60, 3, 4, 4)) + np.array([0, 50, 155])[:, None, None]
+    task = from_arrays(images, np.arange(60) % 3)
+    assert task.images.dtype == np.uint8
+    seen = task.prepared(task.splits["train"])
+    torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    assert task.preparation.startswith("pixels divided by 255, minus (0.")
+    assert torch.equal(next(iter(task.batches("select"))).inputs[0], task.prepared(task.splits["select"]))
+
+
+def test_fewer_images_are_part_of_all(task):
+    less = task.fewer(train=100, search=20)
+    assert {s: len(less.splits[s]) for s in SPLITS} == {
+        "train": 100,
+        "search": 20,
+        "select": 180,
+        "test": 359,
+    }
+    assert set(less.splits["train"]) < set(task.splits["train"])
+    assert len(np.unique(less.labels[less.splits["train"]])) == 10
+    assert less.fingerprint == task.fewer(train=100, search=20).fingerprint != task.fingerprint
+    assert abs(float(less.prepared(less.splits["train"]).mean())) < 1e-4
+    for wrong in ({"train": 10**6}, {"train": 1}, {"teach": 5}):
+        with pytest.raises(
+            DataError, match="must be 2 images or more of a split, of which there are train 9"
+        ):
+            task.fewer(**wrong)
+
+
 class TestArrays:
     labels = np.arange(40) % 4
 
@@ -124,6 +183,16 @@ class TestArrays:
             ({"images": np.ones((4, 6)), "labels": np.zeros(4, int)}, "must be numbers of shape"),
             ({"images": np.ones((4, 6, 6)), "labels": np.zeros(3, int)}, "one per image"),
             ({"images": np.ones((4, 6, 6)), "labels": np.zeros(4)}, "whole numbers"),
+            ({"images": np.full((40, 6, 6), 256), "labels": np.zeros(40, int)}, "between 0 and 255"),
+            (
+                {
+                    "images": np.ones((40, 6, 6), np.uint8),
+                    "labels": np.zeros(40, int),
+                    "test_images": np.ones((2, 6, 6)),
+                    "test_labels": np.zeros(2, int),
+                },
+                "must be such as `images`, uint8",
+            ),
             ({"images": np.full((40, 6, 6), np.nan), "labels": np.zeros(40, int)}, "finite"),
             ({"images": np.ones((4, 6, 6)), "labels": np.zeros(4, int)}, "2 images or more"),
             (

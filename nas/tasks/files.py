@@ -19,7 +19,8 @@ from nas.tasks.images import SHARES, Augment, ImageClassification, from_arrays, 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 IMAGE_COLUMNS, LABEL_COLUMNS = ("img", "image"), ("label", "labels", "fine_label")
-TRAIN, TEST = ("train", "training"), ("test", "testing")
+TRAIN = ("train", "training")
+POOL, TEST = (*TRAIN, "val", "valid", "validation"), ("test", "testing")
 
 
 class Pictures(NamedTuple):
@@ -39,12 +40,13 @@ def from_path(
 ) -> ImageClassification:
     """A task over the images at `path`, which is read as what it looks like:
 
-    - a folder with a folder per class: `cats/1.png`, `dogs/2.jpg`; or with `train/` and `test/` of that form;
+    - a folder with a folder per class: `cats/1.png`, `dogs/2.jpg`; or with `train/`, `val/`, `test/` of that
+      form;
     - a parquet file as on the hub, with a column `img` or `image` (encoded bytes) and `label`; or a folder of
-      such, where names that begin with `train` or `test` tell the parts;
+      such;
     - an .npz with arrays, see `from_npz`.
 
-    What is called `test` is kept for *test*; without it a share of all images is.
+    What is called `test…` is kept for *test*, all else is split by `shares`, and without `test…` all is.
 
     Args:
         side: images are scaled (the shorter side to `side`) and cut to `side` × `side` in the middle. Needed
@@ -55,9 +57,9 @@ def from_path(
         DataError: nothing that can be read so, damaged images, or images of several sizes; names the file.
     """
     path = Path(path)
-    if path.suffix == ".npz" or not path.exists():
-        if path.suffix not in (".npz", ""):
-            raise DataError(f"`data` must be a path that exists: got {path}.")
+    if not path.exists():
+        raise DataError(f"`data` must be a path that exists: no file or folder {path}.")
+    if path.suffix == ".npz":
         if side is not None:
             raise DataError(f"`side` must be left out for arrays, which have theirs: got {side} for {path}.")
         return from_npz(path, shares=shares, augment=augment, batch_size=batch_size)
@@ -78,34 +80,48 @@ def _folders(root: Path, side: int | None) -> tuple[dict[str, Pictures], tuple[s
             f"`data` must be a folder with a folder per class, .parquet files, or an .npz: got {root}."
         )
     below = {folder.name.lower(): folder for folder in _visible(root) if folder.is_dir()}
-    train, test = (next((below[n] for n in names if n in below), None) for names in (TRAIN, TEST))
-    if train is None or not any(_visible(folder) for folder in _visible(train) if folder.is_dir()):
-        train, test = root, None
-    names = tuple(folder.name for folder in _visible(train) if folder.is_dir())
+    pool, test = ([below[n] for n in names if n in below] for names in (POOL, TEST))
+    if not any(_folders_in(below[n]) for n in TRAIN if n in below):
+        pool, test = [root], []
+    names = tuple(sorted({folder.name for part in pool for folder in _folders_in(part)}))
     if len(names) < 2:
         raise DataError(
-            f"A folder of images must hold a folder for each of 2 classes or more: {train} has "
+            f"A folder of images must hold a folder for each of 2 classes or more: {pool[0]} has "
             f"{len(names)}. Put images into folders named after their class."
         )
-    parts = {"train": _class_folders(train, names, side)}
-    if test is not None:
-        parts["test"] = _class_folders(test, names, side)
+    if test:
+        _require_classes(test[0], names, pool[0])
+    parts = {name: _class_folders(of, names, side) for name, of in (("train", pool), ("test", test)) if of}
+    if empty := [name for i, name in enumerate(names) if i not in parts["train"].labels]:
+        raise DataError(f"{pool[0] / empty[0]} must hold images ({', '.join(SUFFIXES)}), but has none.")
     return parts, names
 
 
-def _class_folders(root: Path, names: Sequence[str], side: int | None) -> Pictures:
-    if unknown := [f.name for f in _visible(root) if f.is_dir() and f.name not in names]:
-        raise DataError(f"{root} must hold the classes of train only, but has {unknown} besides.")
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        found = [f for f in sorted((root / name).rglob("*")) if f.suffix.lower() in SUFFIXES]
-        if not found and root.name.lower() not in TEST:
-            raise DataError(f"{root / name} must hold images ({', '.join(SUFFIXES)}), but has none.")
-        files += found
-        labels += [label] * len(found)
-    encoded = ((str(file), file.read_bytes()) for file in files)
-    return Pictures(_decoded(encoded, len(files), side), np.array(labels, dtype=np.int64))
+def _require_classes(test: Path, names: Sequence[str], train: Path) -> None:
+    found = {folder.name for folder in _folders_in(test)}
+    if unknown := sorted(found - set(names)):
+        raise DataError(f"{test} must hold the classes of {train} only, but has {unknown} besides.")
+    if not found:
+        raise DataError(
+            f"{test} must hold a folder per class, as {train} does. Rename it if it is no test set."
+        )
+
+
+def _class_folders(parts: Sequence[Path], names: Sequence[str], side: int | None) -> Pictures:
+    files = [
+        (file, label)
+        for part in parts
+        for label, name in enumerate(names)
+        for file in sorted((part / name).rglob("*"))
+        if file.suffix.lower() in SUFFIXES
+    ]
+    encoded = ((str(file), file.read_bytes()) for file, _ in files)
+    labels = np.array([label for _, label in files], dtype=np.int64)
+    return Pictures(_decoded(encoded, len(files), side), labels)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [f for f in _visible(folder) if f.is_dir()]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -122,10 +138,9 @@ def _is_parquet(path: Path) -> bool:
 def _parquet(path: Path, side: int | None) -> tuple[dict[str, Pictures], tuple[str, ...]]:
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     test = [f for f in files if f.name.lower().startswith(TEST)]
-    train = [f for f in files if f.name.lower().startswith(TRAIN)] or [f for f in files if f not in test]
-    if not train:
-        raise DataError(f"{path} must hold a parquet file to train on, but has only {test[0].name}.")
-    tables = {"train": [_table(f) for f in train], "test": [_table(f) for f in test]}
+    pool = [f for f in files if f not in test] if len(files) > len(test) else files
+    test = [] if pool is files else test
+    tables = {"train": [_table(f) for f in pool], "test": [_table(f) for f in test]}
     parts = {name: _rows(of, side) for name, of in tables.items() if of}
     return parts, _class_names(tables["train"][0][1])
 

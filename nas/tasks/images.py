@@ -98,9 +98,12 @@ class ImageClassification:
         return torch.from_numpy((images - mean) / spread)
 
     def fewer(self, **images: int) -> ImageClassification:
-        """The task with so many images of a split in the place of all, always the same: `fewer(train=10_000)`.
+        """The task with so many images of a split in the place of all, always the same ones.
 
         Normalised by what is left of *train*.
+
+        Example:
+            >>> task = from_path("cifar10").fewer(train=10_000)
 
         Raises:
             DataError: an unknown split, or one that holds fewer images than are asked for.

@@ -39,7 +39,7 @@ def snapshot(folder: Path) -> dict[str, int]:
         (["run", "digits", "--set", "epochs"], "NAME=VALUE, but got 'epochs'"),
         (["run", "digits", "--set", "search.searcher=nas.searchers.Best"], "something to import"),
         (["run", "digits", "--device", "toaster"], "It has onnxruntime, torch"),
-        (["run", "digits", "--set", "data=none.npz"], "no file none.npz"),
+        (["run", "digits", "--set", "data=none.npz"], "no file or folder none.npz"),
         (["run", "digits", "--set", "task.batch_size=0"], "`task.batch_size` must be 1 or more: got 0"),
         (["run", "digits", "--set", "training.device=foo"], "a device of PyTorch here: 'foo'"),
         (["run", "digits", "--set", "training.learning_rate=NaN"], "must be positive: got nan"),
