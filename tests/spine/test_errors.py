@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from spine.conftest import settings
 
+import experiments
 from nas.rundir import RunDirectory
 
 
@@ -31,7 +32,6 @@ def snapshot(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "nothing"], "one of digits: got 'nothing'"),
         (["run", "missing.py"], "a .py file that exists: got missing.py"),
         (["run", "digits", "--set", "training.epoch=3"], "Recipe has no `epoch`. It has checkpoint_seconds"),
         (["run", "digits", "--set", "training.epochs=many"], "of type int (now 70): got 'many'"),
@@ -65,6 +65,15 @@ def test_before_any_work(nas, tmp_path, arguments, message):
     found = refused(nas, *arguments, *rest)
     assert message in found
     assert not list(tmp_path.rglob("model.safetensors"))
+
+
+def test_an_unknown_experiment_is_answered_with_those_there_are(nas, tmp_path):
+    """However many there come to be."""
+    found = " ".join(refused(nas, "run", "nothing", "--run-dir", tmp_path / "runs").split())
+    listed = found.partition("a .py file or one of ")[2].partition(": got 'nothing'")[0].split(", ")
+    folder = Path(experiments.__file__).parent
+    assert listed == sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
+    assert "digits" in listed
 
 
 def test_a_window_that_does_not_divide_its_map(nas, tmp_path):
