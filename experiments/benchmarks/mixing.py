@@ -125,8 +125,8 @@ def epochs(task: ImageClassification, folder: Path) -> dict[str, int]:
     """How many epochs each supernet gets for `BUDGET`: all of them timed in turn, once for all."""
     path = folder / "epochs.json"
     if not path.exists():
-        few = task.fewer(train=10 * task.batch_size)
-        seconds = np.array([[_seconds(few, arm) for arm in ARMS] for _ in range(3)]).mean(0)
+        few = task.fewer(train=20 * task.batch_size)
+        seconds = np.array([[_seconds(few, arm) for arm in ARMS] for _ in range(3)])[1:].mean(0)
         an_epoch = seconds * len(task.splits["train"]) / len(few.splits["train"])
         found = {arm: max(1, round(BUDGET / s)) for arm, s in zip(ARMS, an_epoch, strict=True)}
         path.write_text(json.dumps(found))
@@ -239,10 +239,13 @@ class Piece:
         right = {name: row == labels[: row.shape[1]] for name, row in rows.items()}
         return cls(figures, right.pop("select"), {n.removeprefix("drawn "): r for n, r in right.items()})
 
-    def hypervolume(self, images: np.ndarray) -> float:
-        """Of the finalists, judged by these images."""
-        accuracies = 100 * self.right[:, images].mean(1)
+    def hypervolume(self, counts: np.ndarray) -> float:
+        """Of the finalists, where each image counts so many times, (images,)."""
+        accuracies = 100 * self.right @ counts / counts.sum()
         return hypervolume(np.stack([-accuracies, self.figures["mmacs"]], 1), SCALE)
+
+
+Pieces = Mapping[tuple[str, int], Piece]
 
 
 # --- what all of them say -------------------------------------------------------------------------
@@ -254,21 +257,26 @@ def report(task: ImageClassification, folder: Path) -> None:
     for arm, seed in PIECES:
         shutil.copyfile(folder / _file(arm, seed), raw / _file(arm, seed))
     np.save(raw / "labels.npy", task.labels[select(task)].astype(np.uint8))
-    results = evaluated(raw)
+    pieces = read(raw)
+    draw(pieces)
+    results = evaluated(pieces)
     for name, value in results.items():
         print(f"{name}: {json.dumps(value)}")
     print(f"written to {write('mixing', results)}")
 
 
-def evaluated(raw: Path) -> dict[str, Any]:
-    """Every figure, from the raw predictions alone."""
+def read(raw: Path) -> Pieces:
     labels = np.load(raw / "labels.npy", allow_pickle=False)
-    pieces = {(arm, seed): Piece.read(raw / _file(arm, seed), labels) for arm, seed in PIECES}
-    every = np.arange(len(labels))
+    return {(arm, seed): Piece.read(raw / _file(arm, seed), labels) for arm, seed in PIECES}
+
+
+def evaluated(pieces: Pieces) -> dict[str, Any]:
+    """Every figure, from the raw predictions alone."""
+    n = pieces[MIXED, 0].right.shape[1]
+    every = np.ones(n)
     volumes = {arm: [pieces[arm, s].hypervolume(every) for s in SEEDS] for arm in ARMS}
     searched = {arm: np.mean([_searched(pieces[arm, s]) for s in SEEDS]) for arm in ARMS}
     best = max(SINGLES, key=lambda arm: searched[arm])  # chosen without *select*
-    draw(pieces)
     return {
         "hypervolume on select": volumes,
         "best single mixer, by search": best,
@@ -293,7 +301,7 @@ def evaluated(raw: Path) -> dict[str, Any]:
             "budget_core_seconds": BUDGET,
             "scale": {"ideal": SCALE.ideal, "nadir": SCALE.nadir},
             "evaluations": EVALUATIONS,
-            "images": {"search": SEARCHED, "select": len(labels), "drawn": DRAWN_IMAGES},
+            "images": {"search": SEARCHED, "select": n, "drawn": DRAWN_IMAGES},
         },
     }
 
@@ -305,30 +313,32 @@ def _searched(piece: Piece) -> float:
 
 
 def _resampled(images: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Seeds and images, drawn with replacement (a bootstrap of both levels)."""
+    """Seeds, and how often each image was drawn, both with replacement (a bootstrap of both levels)."""
     rng = np.random.default_rng(0)
     for _ in range(RESAMPLES):
-        yield rng.choice(SEEDS, len(SEEDS)), rng.integers(images, size=images)
+        drawn = rng.integers(images, size=images)
+        yield rng.integers(len(SEEDS), size=len(SEEDS)), np.bincount(drawn, minlength=images)
 
 
-def _differences(pieces: Mapping[tuple[str, int], Piece], arm: str, other: str) -> np.ndarray:
+def _differences(pieces: Pieces, arm: str, other: str) -> np.ndarray:
     """Mean difference in hypervolume over seeds: the one found, then those of resamples."""
     n = pieces[arm, 0].right.shape[1]
 
-    def difference(seeds: Sequence[int], images: np.ndarray) -> float:
-        pairs = [(pieces[arm, s].hypervolume(images), pieces[other, s].hypervolume(images)) for s in seeds]
-        return float(np.mean([a - b for a, b in pairs]))
+    def difference(seeds: np.ndarray, counts: np.ndarray) -> float:
+        pairs = [(pieces[arm, SEEDS[s]], pieces[other, SEEDS[s]]) for s in seeds]
+        return float(np.mean([a.hypervolume(counts) - b.hypervolume(counts) for a, b in pairs]))
 
-    found = [difference(SEEDS, np.arange(n))]
-    return np.array(found + [difference(s.tolist(), images) for s, images in _resampled(n)])
+    found = difference(np.arange(len(SEEDS)), np.ones(n))
+    return np.array([found, *(difference(seeds, counts) for seeds, counts in _resampled(n))])
 
 
-def _points(pieces: Mapping[tuple[str, int], Piece], arm: str, other: str, space: str) -> np.ndarray:
+def _points(pieces: Pieces, arm: str, other: str, space: str) -> np.ndarray:
     """Mean difference in accuracy of the same random subnets, in points, as `_differences`."""
     pairs = [(pieces[arm, s].drawn[space], pieces[other, s].drawn[space]) for s in SEEDS]
     by_image = 100 * np.array([a.mean(0) - b.mean(0) for a, b in pairs])  # (seeds, images)
-    resamples = _resampled(by_image.shape[1])
-    return np.array([by_image.mean(), *(by_image[seeds][:, images].mean() for seeds, images in resamples)])
+    n = by_image.shape[1]
+    resamples = (by_image[seeds].mean(0) @ counts / n for seeds, counts in _resampled(n))
+    return np.array([by_image.mean(), *resamples])
 
 
 def _interval(values: np.ndarray) -> dict[str, Any]:
@@ -336,14 +346,14 @@ def _interval(values: np.ndarray) -> dict[str, Any]:
     return {"mean": round(float(values[0]), 4), "interval_95": [round(float(low), 4), round(float(high), 4)]}
 
 
-def _counted(pieces: Mapping[tuple[str, int], Piece]) -> dict[str, int]:
+def _counted(pieces: Pieces) -> dict[str, int]:
     """How many blocks of the mixed fronts use each mixer."""
     fronts = [pieces[MIXED, s].figures["architectures"] for s in SEEDS]
     blocks = [b for front in fronts for a in front for stage in a["stages"] for b in stage["blocks"]]
     return dict(Counter(block["mixer"]["type"] for block in blocks))
 
 
-def draw(pieces: Mapping[tuple[str, int], Piece]) -> None:
+def draw(pieces: Pieces) -> None:
     figure, panels = plt.subplots(1, len(SEEDS), figsize=(12, 3.6), sharey=True)
     for seed, axes in zip(SEEDS, panels, strict=True):
         for arm in ARMS:
