@@ -1,13 +1,14 @@
 """Spaces: a user's dataclass with holes, and everything that can be asked of it."""
 
 from nas.space.additive import Additive
-from nas.space.genes import Gene
+from nas.space.genes import FIRST, Gene
 from nas.space.holes import Between, OneOf, Repeat, Tied, between, oneof, repeat, tied
 from nas.space.space import Constraint, Space
 from nas.space.views import Context, materialise
 from nas.space.within import Within
 
 __all__ = [
+    "FIRST",
     "Additive",
     "Between",
     "Constraint",

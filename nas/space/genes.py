@@ -8,7 +8,7 @@ and a crossover that changes the mixer keeps the heads.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,10 @@ from nas.space.holes import Between, Hole, OneOf, Repeat, Tied
 # A condition is a chain of choices that must have been made: ((gene, lowest, highest), …). Conditions of
 # a gene are alternatives; an empty chain always holds.
 Condition = tuple[tuple[int, int, int], ...]
+
+FIRST = {"chosen": "first"}
+"""Metadata of a dataclass field that is chosen before its siblings, wherever it stands among them, so that
+their constraints may read it: ``down: Downsample = field(default=None, metadata=FIRST)``."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Site:
     ancestors: tuple[tuple[str, Any], ...]  # (path, template), from the root to the parent
     template: Any
     condition: Condition
-    ready: int  # the last gene on which this place and all inside it depend, -1 for none
+    ready: int  # the last gene on which this place, all inside it and all before it depend, -1 for none
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Flat:
 def flatten(template: Any) -> Flat:
     """The genes and sites of `template`, genes ordered depth first, each after all its conditions."""
     walk = _Walk()
-    walk.visit(template, "", "", (), ())
+    walk.visit(template, "", "", (), (), frozenset())
     return walk.result()
 
 
@@ -67,7 +71,7 @@ class _Walk:
         self.owners: list[str] = []
         self.conditions: list[list[Condition]] = []
         self.at: dict[tuple[str, int], int] = {}
-        self.sites: list[tuple[str, tuple[tuple[str, Any], ...], Any, Condition, set[int]]] = []
+        self.sites: list[tuple[str, tuple[tuple[str, Any], ...], Any, Condition, Set[int]]] = []
 
     def visit(
         self,
@@ -76,24 +80,29 @@ class _Walk:
         gene_path: str,
         condition: Condition,
         ancestors: tuple[tuple[str, Any], ...],
+        before: frozenset[int],
     ) -> set[int]:
-        """Registers the holes of `node`; returns the genes in it. `gene_path` differs below a tie."""
+        """Registers the holes of `node`; returns the genes in it. `gene_path` differs below a tie, and
+        `before` are the genes of earlier siblings, its own and its ancestors'."""
         if isinstance(node, Tied):
             self.at[path, id(node)] = gene = self._gene(node.name, node.hole, condition, ancestors)
-            return self._inside(node.hole, gene, path, node.name, condition, ancestors)
+            return self._inside(node.hole, gene, path, node.name, condition, ancestors, before)
         if isinstance(node, (OneOf, Repeat, Between)):
             self.at[path, id(node)] = gene = self._gene(gene_path, node, condition, ancestors)
-            return self._inside(node, gene, path, gene_path, condition, ancestors)
+            return self._inside(node, gene, path, gene_path, condition, ancestors, before)
         inside: set[int] = set()
         if isinstance(node, (tuple, list)):
             for i, item in enumerate(node):
-                inside |= self.visit(item, join(path, i), join(gene_path, i), condition, ancestors)
+                places = join(path, i), join(gene_path, i)
+                inside |= self.visit(item, *places, condition, ancestors, before | inside)
         elif dataclasses.is_dataclass(node):
             below = (*ancestors, (path, node))
-            for name in (f.name for f in dataclasses.fields(node)):
+            fields = sorted(dataclasses.fields(node), key=lambda f: f.metadata.get("chosen") != "first")
+            for name in (f.name for f in fields):
                 value = getattr(node, name)
-                inside |= self.visit(value, join(path, name), join(gene_path, name), condition, below)
-            self.sites.append((path, ancestors, node, condition, inside))
+                places = join(path, name), join(gene_path, name)
+                inside |= self.visit(value, *places, condition, below, before | inside)
+            self.sites.append((path, ancestors, node, condition, before | inside))
         return inside
 
     def _inside(
@@ -104,6 +113,7 @@ class _Walk:
         gene_path: str,
         condition: Condition,
         ancestors: tuple[tuple[str, Any], ...],
+        before: frozenset[int],
     ) -> set[int]:
         inside = {gene}
         for value, low, steps in _contents(hole):
@@ -111,7 +121,8 @@ class _Walk:
             if low > 0 or not isinstance(hole, Repeat):
                 chosen = (*condition, (gene, low, hole.cardinality - 1 if steps else low))
             where, name = (join(p, steps[0]) if steps else p for p in (path, gene_path))
-            inside |= self.visit(value, where, name, chosen, ancestors)
+            earlier = before | inside if steps else before | {gene}  # blocks are siblings, options are not
+            inside |= self.visit(value, where, name, chosen, ancestors, earlier)
         return inside
 
     def _gene(
@@ -143,9 +154,9 @@ class _Walk:
                 ancestors,
                 node,
                 moved(condition),
-                max([place[g] for g in inside] + [place[g] for g, _, _ in condition], default=-1),
+                max([place[g] for g in known] + [place[g] for g, _, _ in condition], default=-1),
             )
-            for path, ancestors, node, condition, inside in self.sites
+            for path, ancestors, node, condition, known in self.sites
         )
         return Flat(genes, sites, {key: place[gene] for key, gene in self.at.items()})
 

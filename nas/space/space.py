@@ -181,7 +181,8 @@ class Space:
         return self.decode(self._extreme({}, top=False))
 
     def cover(self) -> list[Any]:
-        """Architectures in which each option of each gene occurs once, all else at its top.
+        """Architectures in which each option of each gene occurs once, all else at its top, as far as the
+        constraints allow.
 
         A weight bank as large as the largest of these holds every architecture whose tensors grow with
         each choice by itself; there need be no single largest model.
@@ -192,10 +193,16 @@ class Space:
             for condition in gene.conditions:
                 for choice in choices:
                     forced = {g: (low, high) for g, low, high in condition} | {i: (choice, choice)}
-                    genes = self._extreme(forced, top=True)
-                    if all(low <= genes[g] <= high for g, (low, high) in forced.items()):
+                    if (genes := self._forced(forced)) is not None:
                         found[tuple(genes)] = None
         return [self.decode(genes) for genes in found]
+
+    def _forced(self, forced: Mapping[int, tuple[int, int]]) -> np.ndarray | None:
+        """The legal vector with these choices and all else at its top; None where there is none."""
+        genes = self._extreme(forced, top=True)
+        if all(low <= genes[g] <= high for g, (low, high) in forced.items()):
+            return genes
+        return _Way(self, forced).genes()  # what is at its top stands in the way: a small map, of a window
 
     def _extreme(self, forced: Mapping[int, tuple[int, int]], top: bool) -> np.ndarray:
         orders = [gene.hole.ascending for gene in self.genes]
@@ -332,6 +339,49 @@ class Space:
     def _require(self, constraint: Constraint, value: Any, context: Context) -> None:
         if problem := constraint.rule(value, context):
             raise SpaceError(f"`{context.path or 'architecture'}` {problem}")
+
+
+class _Way:
+    """Choices from the top down that leave it possible to choose what is `forced`, {gene: (low, high)}."""
+
+    def __init__(self, space: Space, forced: Mapping[int, tuple[int, int]]) -> None:
+        self.space, self.forced, self.last = space, forced, max(forced)
+        self.memo: Memo[bool] = Memo()
+
+    def genes(self) -> np.ndarray | None:
+        """Where it leads, (genes,); None where it is closed."""
+        genes = [0] * len(self.space.genes)
+        if not self._open(0, genes)[0]:
+            return None
+        for i in range(len(genes)):
+            for genes[i] in self._allowed(i, self.space._legal_options(i, genes)[0]):
+                if self._open(i + 1, genes)[0]:
+                    break
+        return np.array(genes, dtype=np.int64)
+
+    def _open(self, i: int, genes: list[int]) -> Known[bool]:
+        if i > self.last:
+            return True, frozenset()
+
+        def compute() -> Known[bool]:
+            options, read = self.space._legal_options(i, genes)
+            reads, found, kept = set(read), False, genes[i]
+            for genes[i] in self._allowed(i, options):
+                found, later = self._open(i + 1, genes)
+                reads |= later
+                if found:
+                    break
+            genes[i] = kept
+            return found, frozenset(reads - {i})
+
+        return self.memo.get(i, genes, compute)
+
+    def _allowed(self, i: int, options: Sequence[int]) -> list[int]:
+        hole = self.space.genes[i].hole
+        low, high = self.forced.get(i, (0, hole.cardinality))
+        if isinstance(hole, Between) and i in self.forced:  # nothing depends on a number
+            return [high]
+        return [o for o in reversed(hole.ascending) if o in options and low <= o <= high]
 
 
 def _walk(value: Any, path: str = "", ancestors: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Context]]:
