@@ -6,8 +6,8 @@ What a mixer, a channel mixer, a norm, a stem … may be is in `nas.layers`, a f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +25,8 @@ from nas.layers import (
     LayerNorm,
     Mixer,
     Mlp,
+    NoFfn,
+    NoMixer,
     Norm,
     OverlapStem,
     PatchMerging,
@@ -36,10 +38,11 @@ from nas.layers import (
 from nas.layers.block import call, each
 from nas.layers.choice import Parts
 from nas.layers.downsampling.query_pooling import QueryPooling
-from nas.space import Constraint, Context, Space, oneof, repeat
+from nas.space import FIRST, Constraint, Context, Space, materialise, oneof, repeat
 
 C = TypeVar("C", bound=Choice)
 MERGING = PatchMerging()
+CONDITIONAL = ConditionalPosition()
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Stage:
 
     width: int
     blocks: tuple[Block, ...]
-    down: Downsample | None = None
+    down: Downsample | None = field(default=None, metadata=FIRST)  # sides of maps follow from it
     position: Position = ConditionalPosition()
     token: ClassToken | None = None
     norm: Norm | None = None
@@ -104,7 +107,10 @@ def space(
     depths: tuple[int, int] = (1, 3),
     mixers: Sequence[Mixer] | None = None,
     ffns: Sequence[ChannelMixer] | None = None,
+    block: Callable[[Any, Any], Block] = Block,
+    stem: Any = None,
     down: Any = MERGING,
+    position: Any = CONDITIONAL,
     heads: tuple[int, ...] = (1, 2, 4),
     windows: tuple[int, ...] = (2, 4),
     ratios: tuple[float, ...] = (1, 2, 3),
@@ -121,7 +127,10 @@ def space(
         mixers: what a block may mix with, with holes of their own; default: windows, shifted windows and
             global attention, of `heads` and `windows`.
         ffns: channel mixers likewise; default: an MLP of `ratios`.
-        down: how a map comes from stage to stage, or a choice of that.
+        block: what makes a block of a mixer and a channel mixer, `partial(Block, topology=oneof(…))` say.
+        stem: what makes a map of the image, or a choice of that; default: an `OverlapStem` of `patch`.
+        down: how a map comes from stage to stage, or a choice of that; None: all stages have one resolution.
+        position: what tells the positions of a stage apart, or a choice of that.
         bits: of the weights of each mixer and channel mixer.
         patch: side of a token in pixels; default: the smallest that leaves a map of at most 8 × 8 which
             every stage can halve.
@@ -140,15 +149,17 @@ def space(
     if ffns is None:
         ffns = (Mlp(oneof(*ratios)),)
     width_bits = Bits(oneof(*bits))
-    block = Block(
-        mixer=_either([replace(mixer, bits=width_bits) for mixer in mixers]),
-        ffn=_either([replace(ffn, bits=width_bits) for ffn in ffns]),
+    blocks = repeat(
+        block(
+            _either([replace(mixer, bits=width_bits) for mixer in mixers]),
+            _either([replace(ffn, bits=width_bits) for ffn in ffns]),
+        ),
+        *depths,
     )
     template = HierarchicalTransformer(
-        stem=OverlapStem(patch or _patch(side, len(widths))),
+        stem=stem or OverlapStem(patch or _patch(side, len(widths))),
         stages=tuple(
-            Stage(oneof(*choices), repeat(block, *depths), down if i else None)
-            for i, choices in enumerate(widths)
+            Stage(oneof(*choices), blocks, down if i else None, position) for i, choices in enumerate(widths)
         ),
         classes=task.classes,
         channels=channels,
@@ -178,8 +189,10 @@ def laws(image_side: int) -> list[Constraint]:
         Constraint(Window, ShiftsSomething(image_side)),
         Constraint(Downsample, FitsTheMap(image_side)),
         Constraint(Stem, FitsTheMap(image_side)),
-        Constraint(Stage, keeps_width),
-        Constraint(Stage, pools_queries),
+        Constraint(Stage, takes_width),
+        Constraint(Stage, PoolsQueries(image_side)),
+        Constraint(Block, holds_together),
+        Constraint(Block, does_something),
     ]
 
 
@@ -211,30 +224,59 @@ class ShiftsSomething:
         )
 
 
-def keeps_width(stage: Stage, context: Context) -> str | None:
-    """Without a downsampling there is nothing that could change the width."""
-    i = context.index("stages")
-    if i == 0 or stage.down is not None or stage.width == context.root.stages[i - 1].width:
+def takes_width(stage: Stage, context: Context) -> str | None:
+    """Stem or downsampling can make the width; without a downsampling nothing could change it."""
+    i, root = context.index("stages"), context.root
+    if i and stage.down is None and stage.width != root.stages[i - 1].width:
+        return (
+            f"must have the width of the stage before, {root.stages[i - 1].width}, where down=None: got "
+            f"width={stage.width}. Choose a `down`."
+        )
+    maker = stage.down if i else root.stem
+    if maker is None or isinstance(maker, QueryPooling):
         return None
-    return (
-        f"must have the width of the stage before, {context.root.stages[i - 1].width}, where down=None: got "
-        f"width={stage.width}. Choose a `down`."
-    )
+    try:  # nobody knows better than the builder
+        with torch.device("meta"):
+            materialise(maker).build(root.stages[i - 1].width if i else root.channels, stage.width)
+    except SpaceError as error:
+        return f"must have a width that it can be given. {error}"
+    return None
 
 
-def pools_queries(stage: Stage, context: Context) -> str | None:
+@dataclass(frozen=True)
+class PoolsQueries:
     """Query pooling is the work of the first block's mixer."""
-    if not isinstance(stage.down, QueryPooling) or context.index("stages") == 0:
+
+    image_side: int
+
+    def __call__(self, stage: Stage, context: Context) -> str | None:
+        if not isinstance(stage.down, QueryPooling) or context.index("stages") == 0:
+            return None
+        if not stage.blocks:
+            return "must have a block, which pools the queries, where down=QueryPooling. Use another `down`."
+        if any(before.token is not None for before in context.root.stages[: context.index("stages")]):
+            return "must not get a token beside the map, where down=QueryPooling. Use another `down`."
+        mixer = stage.blocks[0].mixer
+        if mixer.__class__.build_pooling is Mixer.build_pooling:
+            return (
+                f"must begin with a mixer that can pool its queries, where down=QueryPooling: got "
+                f"{mixer.__class__.__name__}. Use Global, MaskUnit or Pooled, or another `down`."
+            )
+        side = map_side(self.image_side, context, before=True)
+        return mixer.misfit_pooling(side, side, stage.down.stride) or stage.blocks[0].misfit_pooling()
+
+
+def holds_together(block: Block, _: Context) -> str | None:
+    """A block's parts and their arrangement go together."""
+    return block.mismatch()
+
+
+def does_something(block: Block, _: Context) -> str | None:
+    """An empty block would be a shorter stage under another name."""
+    parts = (getattr(block, name) for name in ("mixer", "ffn", "mixer2", "ffn2"))
+    if not all(part is None or isinstance(part, (NoMixer, NoFfn)) for part in parts):
         return None
-    if not stage.blocks:
-        return "must have a block, which pools the queries, where down=QueryPooling. Use another `down`."
-    mixer = stage.blocks[0].mixer
-    if mixer.__class__.build_pooling is not Mixer.build_pooling:
-        return None
-    return (
-        f"must begin with a mixer that can pool its queries, where down=QueryPooling: got "
-        f"{mixer.__class__.__name__}. Use Global, MaskUnit or Pooled, or another `down`."
-    )
+    return "must do something: got NoMixer and NoFfn. Use another mixer or ffn, or a block fewer."
 
 
 @dataclass(frozen=True)
@@ -256,10 +298,28 @@ class NeverGoesBack:
         before = [b for s in context.root.stages[:stage] for b in s.blocks] + list(context.parent.blocks[:i])
         if any(isinstance(b.mixer, self.late) for b in before):
             return (
-                f"must not go back: {type(block.mixer).__name__} comes after one of "
+                f"must not go back: {block.mixer.__class__.__name__} comes after one of "
                 f"{', '.join(c.__name__ for c in self.late)}."
             )
         return None
+
+
+@dataclass(frozen=True)
+class OneMixerPerStage:
+    """All blocks of a stage mix with the same kind, which each stage chooses (Visformer, Chen et al., 2021,
+    §3.2: convolutions in early stages, attention in late ones).
+
+    Example:
+        >>> Constraint(Block, OneMixerPerStage())
+    """
+
+    def __call__(self, block: Block, context: Context) -> str | None:
+        if context.index("blocks") == 0:
+            return None
+        first, mixer = context.parent.blocks[0].mixer.__class__, block.mixer.__class__
+        if mixer is first:
+            return None
+        return f"must mix as the first block of its stage does, with {first.__name__}: got {mixer.__name__}."
 
 
 def map_side(image_side: int, context: Context, *, before: bool = False) -> int:

@@ -61,16 +61,48 @@ class Block(Choice):
         ):
             if value not in known:
                 raise SpaceError(f"`{name}` of a block must be one of {', '.join(known)}: got {value!r}.")
+        if problem := self.mismatch():
+            raise SpaceError(f"A block {problem}")
         return _MODULES[self.topology](width, self)
 
     def build_pooling(self, width: int, out_width: int, pooling: QueryPooling) -> nn.Module:
         """The first block after query pooling: (B, H, W, width) to (B, H / 2, W / 2, out_width)."""
-        if self.topology != "series" or self.placement == "post" or self.mixer2:
-            raise SpaceError(
-                f"A block that pools queries must be in series, with a norm before one mixer: got "
-                f"topology={self.topology!r}, placement={self.placement!r}, mixer2={self.mixer2}."
-            )
+        if problem := self.misfit_pooling() or self.mismatch():
+            raise SpaceError(f"A block {problem}")
         return PoolingBlock(width, out_width, self, pooling)
+
+    def mismatch(self) -> str | None:
+        """What is wrong with parts and their arrangement: the law, the facts, the remedy."""
+        if self.topology != "series" and (
+            self.mixer2 is not None
+            or self.ffn2 is not None
+            or self.placement == "post"
+            or isinstance(self.ffn, NoFfn)
+        ):
+            return (
+                f"of topology={self.topology!r} must have one mixer, one ffn and a norm before: got "
+                f"ffn={self.ffn}, mixer2={self.mixer2}, ffn2={self.ffn2}, placement={self.placement!r}. "
+                f"Use topology='series'."
+            )
+        if self.placement != "sub":
+            return None
+        one_branch = self.topology in ("joint", "chain")
+        for part in (self.ffn,) if one_branch else (self.mixer, self.ffn, self.mixer2, self.ffn2):
+            if not (part is None or isinstance(part, (NoMixer, NoFfn)) or hasattr(part, "sub_norm")):
+                return (
+                    f"of placement='sub' must find a `sub_norm` in {part.__class__.__name__}, which has "
+                    f"none. Use placement='pre'."
+                )
+        return None
+
+    def misfit_pooling(self) -> str | None:
+        """What is wrong with a block that is to pool queries."""
+        if self.topology == "series" and self.placement != "post" and self.mixer2 is None:
+            return None
+        return (
+            f"that pools queries must be in series, with a norm before one mixer: got "
+            f"topology={self.topology!r}, placement={self.placement!r}, mixer2={self.mixer2}."
+        )
 
 
 class ResidualBlock(nn.Module):
@@ -144,7 +176,6 @@ class ParallelBlock(ResidualBlock):
     """Both branches read the same normed map."""
 
     def __init__(self, width: int, block: Block) -> None:
-        _require_plain(block)
         nn.Module.__init__(self)
         self.norm1 = block.norm.build(width)
         for name, number in (("mixer", "1"), ("ffn", "2")):
@@ -162,7 +193,6 @@ class JointBlock(ResidualBlock):
     """One branch: mixer, norm, channel mixer; before them a norm in a chain."""
 
     def __init__(self, width: int, block: Block) -> None:
-        _require_plain(block)
         nn.Module.__init__(self)
         self.norm1 = block.norm.build(width) if block.topology == "chain" else nn.Identity()
         self.mixer = block.mixer.build(width)
@@ -173,24 +203,9 @@ class JointBlock(ResidualBlock):
         return add(parts, self.scaled("2", call(self.ffn, inner)))
 
 
-def _require_plain(block: Block) -> None:
-    if block.mixer2 or block.ffn2 or block.placement == "post" or isinstance(block.ffn, NoFfn):
-        raise SpaceError(
-            f"A block of topology={block.topology!r} must have one mixer, one ffn and a norm before: got "
-            f"ffn={block.ffn}, mixer2={block.mixer2}, ffn2={block.ffn2}, placement={block.placement!r}. "
-            f"Use topology='series'."
-        )
-
-
 def _with_sub_norm(choice: Any, block: Block) -> Any:
     """`choice` with the norm that placement "sub" puts before its last layer."""
-    if block.placement != "sub":
-        return choice
-    if not hasattr(choice, "sub_norm"):
-        raise SpaceError(
-            f"placement='sub' must find a `sub_norm` in {type(choice).__name__}, which has none."
-        )
-    return replace(choice, sub_norm=block.norm)
+    return replace(choice, sub_norm=block.norm) if block.placement == "sub" else choice
 
 
 _MODULES: dict[str, type[ResidualBlock]] = {

@@ -81,6 +81,10 @@ class Mixer(Choice):
             f"{self.__class__.__name__} cannot. Use Global, MaskUnit or Pooled there, or another `down`."
         )
 
+    def misfit_pooling(self, height: int, width: int, stride: int) -> str | None:
+        """What is wrong with this mixer where it is to pool the queries of a map of `height` × `width`."""
+        return self.misfit(height // stride, width // stride)
+
 
 @dataclass(frozen=True)
 class ChannelMixer(Choice):

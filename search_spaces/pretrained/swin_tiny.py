@@ -46,8 +46,13 @@ RENAMES = [
     Rename(_block + r"(?:mlp\.fc1|intermediate\.dense)\.(\w+)", _here + r"ffn.up.\3"),
     Rename(_block + r"(?:mlp\.fc2|output\.dense)\.(\w+)", _here + r"ffn.down.\3"),
     *(
-        Rename(rf"swin\.encoder\.layers\.{i}\.downsample\.(.*)", rf"stages.{i + 1}.down.\1", neighbours)
+        Rename(
+            rf"swin\.encoder\.layers\.{i}\.downsample\.{theirs}(.*)",
+            rf"stages.{i + 1}.down.{ours}\1",
+            neighbours,
+        )
         for i in range(3)
+        for theirs, ours in (("norm", "merged_norm"), ("reduction", "reduction"))
     ),
     Rename(r"swin\.layernorm\.(\w+)", r"head.norm.\1"),
     Rename(r"classifier\.(\w+)", r"head.linear.\1"),

@@ -28,7 +28,7 @@ def channels_last(tensor: Tensor) -> Tensor:
 def _stage(theirs: int) -> list[Rename]:
     block, here = rf"stage{theirs}\.(\d)\.", rf"stages.{theirs - 1}.blocks.\1."
     entry = "stem" if theirs == 1 else f"stages.{theirs - 1}.down"
-    projection = "patches" if theirs == 1 else "conv"
+    projection = "early_patches" if theirs == 1 else "conv"
     return [
         Rename(rf"pos_embed{theirs}", f"stages.{theirs - 1}.position.table", channels_last),
         Rename(rf"patch_embed{theirs}\.proj\.(\w+)", rf"{entry}.{projection}.\1"),
@@ -41,8 +41,8 @@ def _stage(theirs: int) -> list[Rename]:
 
 RENAMES = [
     Rename(r".*num_batches_tracked"),
-    Rename(r"stem\.0\.weight", "stem.conv.weight"),
-    Rename(r"stem\.1\.(\w+)", r"stem.conv_norm.\1"),
+    Rename(r"stem\.0\.weight", "stem.early.weight"),
+    Rename(r"stem\.1\.(\w+)", r"stem.early_norm.\1"),
     *_stage(1),
     *_stage(2),
     *_stage(3),

@@ -174,7 +174,7 @@ def test_every_weight_is_used(choice):
     assert not [n for n in unused if not n.startswith("k.bias")], "softmax ignores a key bias, nothing else"
 
 
-@pytest.mark.parametrize("family", [Mixer, ChannelMixer], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda c: c.__name__)
 def test_shared_names_have_the_same_axes(family):
     shared: dict[str, Layout] = {}
     for choice in members(family):

@@ -69,10 +69,10 @@ def test_patches_of_what_a_wide_convolution_makes(patch, features, sides):
     large = randomise(ConvPatchStem(4, features=8, norm=LayerNorm()).build(3, WIDTH))
     small = cut_module(large, ConvPatchStem(patch, features=features, norm=LayerNorm()).build(3, WIDTH))
     x = image(*sides)
-    y = convolution(x.permute(0, 2, 3, 1), large.conv.weight[:features], stride=2, padding=3)
-    y = layer_norm(y, large.conv_norm, slice(features)).clamp(min=0)
-    weight = large.patches.weight[:, :features, :patch, :patch]
-    y = layer_norm(convolution(y, weight, large.patches.bias, stride=patch), large.norm)
+    y = convolution(x.permute(0, 2, 3, 1), large.early.weight[:features], stride=2, padding=3)
+    y = layer_norm(y, large.early_norm, slice(features)).clamp(min=0)
+    weight = large.early_patches.weight[:, :features, :patch, :patch]
+    y = layer_norm(convolution(y, weight, large.early_patches.bias, stride=patch), large.norm)
     assert y.shape == (2, sides[0] // patch // 2, sides[1] // patch // 2, WIDTH)
     torch.testing.assert_close(small(x), y)
 
@@ -80,13 +80,15 @@ def test_patches_of_what_a_wide_convolution_makes(patch, features, sides):
 def test_patches_after_batch_norm():
     stem = with_statistics(randomise(ConvPatchStem(2, features=4).build(3, WIDTH)))
     x = image(8, 12)
-    y = batch_norm(convolution(x.permute(0, 2, 3, 1), stem.conv.weight, stride=2, padding=3), stem.conv_norm)
-    y = convolution(y.clamp(min=0), stem.patches.weight, stem.patches.bias, stride=2)
+    y = batch_norm(
+        convolution(x.permute(0, 2, 3, 1), stem.early.weight, stride=2, padding=3), stem.early_norm
+    )
+    y = convolution(y.clamp(min=0), stem.early_patches.weight, stem.early_patches.bias, stride=2)
     torch.testing.assert_close(stem(x), batch_norm(y, stem.norm))
 
 
 def patch_roles(stem: nn.Module) -> dict[str, Tensor]:
-    return {"patches.weight": code(*grid(*stem.patches.weight.shape))}
+    return {"early_patches.weight": code(*grid(*stem.early_patches.weight.shape))}
 
 
 def test_smaller_patches_keep_the_offsets_of_their_pixels():

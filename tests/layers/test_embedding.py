@@ -33,7 +33,7 @@ def test_cut_merging_joins_the_same_neighbours(width, out):
     small = cut_module(large, PatchMerging().build(width, out).double())
     x = maps(width)
     weight = large.reduction.weight.reshape(64, 4, 32)[:out, :, :width]
-    norm_weight, norm_bias = (p.reshape(4, 32)[:, :width].flatten() for p in large.norm.parameters())
+    norm_weight, norm_bias = (p.reshape(4, 32)[:, :width].flatten() for p in large.merged_norm.parameters())
     neighbours = [x[:, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)]
     y = layer_norm(torch.cat(neighbours, -1), norm_weight, norm_bias)
     torch.testing.assert_close(small(x), y @ weight.flatten(1).T + large.reduction.bias[:out])
@@ -44,8 +44,8 @@ def merging_codes(layer: Merging) -> dict[str, Tensor]:
     neighbour = torch.arange(4 * layer.width)
     both = code(neighbour // layer.width, neighbour % layer.width)
     return {
-        "norm.weight": both,
-        "norm.bias": both,
+        "merged_norm.weight": both,
+        "merged_norm.bias": both,
         "reduction.weight": code(out, column // layer.width, column % layer.width),
         "reduction.bias": code(torch.arange(layer.out_width)),
     }

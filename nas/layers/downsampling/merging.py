@@ -27,13 +27,13 @@ class Merging(nn.Module):
     def __init__(self, width: int, out_width: int, merging: PatchMerging) -> None:
         super().__init__()
         self.width, self.out_width, self.merging = width, out_width, merging
-        self.norm = merging.norm.build(4 * width)
+        self.merged_norm = merging.norm.build(4 * width)
         self.reduction = nn.Linear(4 * width, out_width, bias=merging.bias)
 
     def layouts(self) -> dict[str, Layout]:
         four = Layout((4, self.width))
         reduction = Layout((self.out_width, 4, self.width))
-        return {"norm.weight": four, "norm.bias": four, "reduction.weight": reduction}
+        return {"merged_norm.weight": four, "merged_norm.bias": four, "reduction.weight": reduction}
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H / 2, W / 2, D)."""
@@ -41,4 +41,4 @@ class Merging(nn.Module):
         if problem := self.merging.misfit(H, W):
             raise SpaceError(f"Patch merging {problem}")
         x = x_BHWC.reshape(-1, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 2, 4, 5)
-        return self.reduction(self.norm(x.reshape(-1, H // 2, W // 2, 4 * C)))
+        return self.reduction(self.merged_norm(x.reshape(-1, H // 2, W // 2, 4 * C)))

@@ -38,13 +38,22 @@ class Pooled(AttentionMixer):
         return PooledAttention(width, self)
 
     def build_pooling(self, width: int, out_width: int, stride: int) -> nn.Module:
-        if stride % self.kv_stride and self.kv_stride % stride:
-            raise SpaceError(
-                f"Pooled attention must have strides of which one divides the other, so that offsets are "
-                f"whole steps: got {stride} for queries and kv_stride={self.kv_stride}. "
-                f"Use kv_stride={stride}."
-            )
+        if problem := self.out_of_step(stride):
+            raise SpaceError(f"Pooled attention {problem}")
         return PooledAttention(width, self, out_width, stride)
+
+    def misfit_pooling(self, height: int, width: int, stride: int) -> str | None:
+        keys = height // self.kv_stride, width // self.kv_stride
+        queries = height // stride, width // stride
+        return self.out_of_step(stride) or self.misfit(*queries) or self.out_of_span(*keys)
+
+    def out_of_step(self, stride: int) -> str | None:
+        if stride % self.kv_stride == 0 or self.kv_stride % stride == 0:
+            return None
+        return (
+            f"must have strides of which one divides the other, so that offsets are whole steps: got "
+            f"{stride} for queries and kv_stride={self.kv_stride}. Use kv_stride={stride}."
+        )
 
     def misfit(self, height: int, width: int) -> str | None:
         too_far = self.out_of_span(height, width)

@@ -80,14 +80,14 @@ class ConvolutionThenPatches(nn.Module):
     def __init__(self, channels: int, width: int, stem: ConvPatchStem) -> None:
         super().__init__()
         self.stem = stem
-        self.conv = nn.Conv2d(channels, stem.features, 7, 2, 3, bias=False)
-        self.conv_norm = stem.norm.build(stem.features)
-        self.patches = nn.Conv2d(stem.features, width, stem.patch, stride=stem.patch)
+        self.early = nn.Conv2d(channels, stem.features, 7, 2, 3, bias=False)
+        self.early_norm = stem.norm.build(stem.features)
+        self.early_patches = nn.Conv2d(stem.features, width, stem.patch, stride=stem.patch)
         self.norm = stem.norm.build(width)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, H / stride, W / stride, D)."""
         if problem := self.stem.misfit(*x_BCHW.shape[-2:]):
             raise SpaceError(f"A stem {problem}")
-        y_BHWC = self.conv_norm(self.conv(x_BCHW).permute(0, 2, 3, 1)).relu()
-        return self.norm(self.patches(y_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        y_BHWC = self.early_norm(self.early(x_BCHW).permute(0, 2, 3, 1)).relu()
+        return self.norm(self.early_patches(y_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
