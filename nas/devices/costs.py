@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from nas.devices.shapes import answer
+
 Floats = npt.NDArray[np.float64]
 
 FEATURES: tuple[str, ...] = (
@@ -141,7 +143,7 @@ class _Counting(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = answer(func, args, kwargs)
         kernel, outputs = func.overloadpacket, _tensors(out)
         if any(id(x) in self._live for x in _tensors((args, kwargs))):
             self._live.update((id(x), x) for x in outputs)

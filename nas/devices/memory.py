@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nas.devices.costs import FREE
+from nas.devices.shapes import answer
 
 
 def memory(module: nn.Module, *example: Tensor) -> tuple[int, int]:
@@ -54,7 +55,7 @@ class _Lifetimes(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = answer(func, args, kwargs or {})
         read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and _place(x) in self._bytes]
         made = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
         if read and made:
