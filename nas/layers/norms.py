@@ -66,6 +66,13 @@ class ChannelBatchNorm(nn.BatchNorm1d):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.reshape(-1, input.shape[-1])).reshape(input.shape)
 
+    def as_affine(self) -> tuple[Tensor, Tensor]:
+        """(scale, shift), each (C,), that give the same in evaluation mode."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        scale = self.weight / (self.running_var + self.eps).sqrt()
+        return scale, self.bias - scale * self.running_mean
+
 
 class ReparameterisedBatchNorm(ChannelBatchNorm):
     """`BatchNorm(x) + alpha · x`."""
@@ -78,25 +85,27 @@ class ReparameterisedBatchNorm(ChannelBatchNorm):
         return super().forward(input) + self.alpha * input
 
     def as_affine(self) -> tuple[Tensor, Tensor]:
-        """(scale, shift), each (C,), that give the same in evaluation mode (SLAB, eq. 7)."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        slope = self.weight / (self.running_var + self.eps).sqrt()
-        return slope + self.alpha, self.bias - slope * self.running_mean
+        """As of any batch norm (SLAB, eq. 7)."""
+        scale, shift = super().as_affine()
+        return scale + self.alpha, shift
 
 
 def folded(norm: ChannelBatchNorm, linear: nn.Linear) -> nn.Linear:
     """The one linear layer that does what `norm`, in evaluation mode, and then `linear` do."""
-    if isinstance(norm, ReparameterisedBatchNorm):
-        scale, shift = norm.as_affine()
-    else:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        shift = norm.bias - scale * norm.running_mean
-    like = {"device": linear.weight.device, "dtype": linear.weight.dtype}
-    joined = nn.Linear(linear.in_features, linear.out_features, **like)
+    scale, shift = norm.as_affine()
+    return _linear(linear.weight * scale, F.linear(shift, linear.weight, linear.bias))
+
+
+def folded_behind(linear: nn.Linear, norm: ChannelBatchNorm) -> nn.Linear:
+    """The one linear layer that does what `linear` and then `norm`, in evaluation mode, do."""
+    scale, shift = norm.as_affine()
+    bias = shift if linear.bias is None else scale * linear.bias + shift
+    return _linear(scale[:, None] * linear.weight, bias)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    joined = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
-        joined.weight.copy_(linear.weight * scale)
-        joined.bias.copy_(F.linear(shift, linear.weight, linear.bias))
+        joined.weight.copy_(weight)
+        joined.bias.copy_(bias)
     return joined

@@ -354,7 +354,8 @@ class _Way:
         if not self._open(0, genes)[0]:
             return None
         for i in range(len(genes)):
-            for genes[i] in self._allowed(i, self.space._legal_options(i, genes)[0]):
+            for option in self._allowed(i, self.space._legal_options(i, genes)[0]):
+                genes[i] = option
                 if self._open(i + 1, genes)[0]:
                     break
         return np.array(genes, dtype=np.int64)
@@ -366,7 +367,8 @@ class _Way:
         def compute() -> Known[bool]:
             options, read = self.space._legal_options(i, genes)
             reads, found, kept = set(read), False, genes[i]
-            for genes[i] in self._allowed(i, options):
+            for option in self._allowed(i, options):
+                genes[i] = option
                 found, later = self._open(i + 1, genes)
                 reads |= later
                 if found:

@@ -11,7 +11,7 @@ from layers.literal import rectangle
 from torch import Tensor, nn
 
 from nas.layers import BatchNorm, Block, Global, LayerNorm, Mlp, RepBN, RMSNorm
-from nas.layers.norms import ChannelBatchNorm, NoNorm, ReparameterisedBatchNorm, folded
+from nas.layers.norms import ChannelBatchNorm, NoNorm, ReparameterisedBatchNorm, folded, folded_behind
 
 WIDTH = 6
 SIDES = [(3, 5), (4, 2)]
@@ -150,6 +150,14 @@ def test_a_norm_folds_into_the_linear_layer_behind_it(choice, bias):
     torch.testing.assert_close(one(x), linear(norm(x)))
     after = norm.state_dict() | linear.state_dict()
     assert all(torch.equal(after[n], t) for n, t in before.items()), "what was folded is left as it was"
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("choice", BATCH_NORMS, ids=repr)
+def test_a_norm_folds_into_the_linear_layer_before_it(choice, bias):
+    linear, norm = randomise(nn.Linear(4, WIDTH, bias=bias)), trained(choice.build(WIDTH))
+    x = map_of(4, (3, 5))
+    torch.testing.assert_close(folded_behind(linear, norm)(x), norm(linear(x)))
 
 
 @pytest.mark.parametrize("sides", SIDES)
