@@ -2,7 +2,8 @@
 
     python -m experiments.benchmarks.published_points
 
-Where a reference is in no package, its answers are in `golden/NAME.json` (see `Golden`).
+also writes the table of docs/published-models.md. Where a reference is in no package, its answers are in
+`golden/NAME.json` (see `Golden`).
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.benchmarks.results import FOLDER, write
 from nas.devices.costs import count, macs
+from nas.layers.block import PoolingBlock
 from search_spaces.hierarchical import HierarchicalTransformer, build
 from search_spaces.pretrained.translation import load, translated
+from search_spaces.published import POINTS
 
+SIDE = 224  # for which all were published
 RELATIVE = 1e-4
 LIVELY = 0.01
 
@@ -77,10 +84,11 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
 class Parity:
     """How a point compares with its reference."""
 
+    implementation: str  # of the reference: its class, or how its answers were recorded
     parameters: int
     reference_parameters: int
-    mmacs: float
-    reference_mmacs: float
+    mmacs: float  # for an image of 224 × 224, by our counter
+    reference_mmacs: float  # by PyTorch's
     difference: dict[int, float]  # by side of the image: largest, relative to the largest answer
 
 
@@ -119,31 +127,43 @@ class Golden:
         return cls(data["made"], shapes, data["parameters"], data["mmacs"], answers)
 
     @classmethod
-    def record(cls, path: Path, reference: nn.Module, sides: tuple[int, ...], made: str) -> None:
-        """Writes the golden answers of a module of the published repository."""
-        shapes = shapes_of(reference)
-        reference.eval().load_state_dict(randomised(shapes, reference.state_dict()))
-        answers = {side: answer(copy.deepcopy(reference), images(side)).tolist() for side in sides}
-        cost = mmacs(reference, sides[0])
-        golden = cls(made, shapes, parameters(reference), cost, answers)
-        path.write_text(json.dumps(dataclasses.asdict(golden)) + "\n")
+    def of(cls, references: Mapping[int, nn.Module], made: str) -> Golden:
+        """What the same model of the published repository, built for each side, answers."""
+        answers = {}
+        for side, reference in references.items():
+            reference.eval().load_state_dict(randomised(shapes_of(reference), reference.state_dict()))
+            answers[side] = answer(reference, images(side)).tolist()
+        reference = references[SIDE]
+        cost = torch_mmacs(reference, SIDE)
+        return cls(made, shapes_of(reference), parameters(reference), cost, answers)
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(dataclasses.asdict(self)) + "\n")
 
 
 def compare(point: HierarchicalTransformer, model: Any) -> tuple[Parity, nn.Module]:
     """The parity of a point with its reference, and our module with the reference's weights."""
     if hasattr(model, "GOLDEN"):
         golden = Golden.read(model.GOLDEN)
-        state, shape = randomised(golden.shapes), (golden.parameters, golden.mmacs)
+        state, shape = randomised(golden.shapes), (golden.made, golden.parameters, golden.mmacs)
         answers = {side: torch.tensor(golden.answers[side]) for side in model.SIDES}
     else:
         reference = with_random_weights(model.reference(), model.SIDES[0])
         state = reference.state_dict()
-        shape = parameters(reference), mmacs(reference, model.SIDES[0])
+        shape = class_of(reference), parameters(reference), torch_mmacs(reference, SIDE)
         # Copies: some implementations note the size of the first image that they see.
         answers = {side: answer(copy.deepcopy(reference), images(side)) for side in model.SIDES}
-    ours = load(build(point), translated(state, model)).eval()
-    difference = {side: relative(answer(ours, images(side)), y) for side, y in answers.items()}
-    return Parity(parameters(ours), shape[0], mmacs(ours, model.SIDES[0]), shape[1], difference), ours
+    ours, difference = build(point), {}
+    for side in reversed(model.SIDES):  # `ours` is left with the weights for the first
+        renames = model.at(side) if hasattr(model, "at") else model
+        load(ours, translated(state, renames)).eval()
+        difference[side] = relative(answer(ours, images(side)), answers[side])
+    made, weights, work = shape
+    return Parity(made, parameters(ours), weights, mmacs(ours, SIDE), work, difference), ours
+
+
+def class_of(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def parameters(module: nn.Module) -> int:
@@ -151,19 +171,111 @@ def parameters(module: nn.Module) -> int:
 
 
 def mmacs(module: nn.Module, side: int) -> float:
+    """Millions of multiply-accumulates for one image, by our counter."""
     return float(macs(count(module, torch.empty(1, 3, side, side, device="meta"))))
 
 
-def skip_block(module: nn.Module, stage: int, block: int, x: Tensor) -> Tensor:
-    """The answer when one block passes its input on."""
-    kept = module.stages[stage].blocks[block]
-    module.stages[stage].blocks[block] = Skip()
+def torch_mmacs(module: nn.Module, side: int) -> float:
+    """The same by PyTorch's own counter, which does not know Fourier transforms.
+
+    On the meta device, where attention comes apart into products: on a CPU it is one kernel, of which that
+    counter knows nothing (7.8 % of ViT-S).
+    """
+    module = copy.deepcopy(module).to("meta").eval().requires_grad_(False)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(torch.empty(1, 3, side, side, device="meta"))
+    return counter.get_total_flops() / 2e6
+
+
+def without(module: nn.Module, stage: int, block: int, x: Tensor) -> Tensor:
+    """The answer when one block does nothing."""
+    blocks = module.stages[stage].blocks
+    kept = blocks[block]
+    blocks[block] = Skip(kept)
     try:
         return answer(module, x)
     finally:
-        module.stages[stage].blocks[block] = kept
+        blocks[block] = kept
 
 
 class Skip(nn.Module):
+    """What goes past a block's branches: its input; where it pools queries, that projected and pooled."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
     def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
-        return parts
+        if not isinstance(self.block, PoolingBlock):
+            return parts
+        (x,) = parts
+        return (self.block.pooling.pooled(self.block.skip(self.block.norm1(x))),)
+
+
+def changes(module: nn.Module, x: Tensor) -> dict[str, float]:
+    """By how much the answer changes without each block, by its path, relative to the largest answer."""
+    whole = answer(module, x)
+    return {
+        f"stages.{s}.blocks.{b}": relative(without(module, s, b, x), whole)
+        for s, stage in enumerate(module.stages)
+        for b in range(len(stage.blocks))
+    }
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+PAGE = FOLDER.parent.parent / "docs" / "published-models.md"
+BEGIN, END = "<!-- python -m experiments.benchmarks.published_points -->\n", "<!-- end -->"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = {}
+    for name in sorted(POINTS):
+        rows[name] = row = measured(POINTS[name](), import_module(f"search_spaces.pretrained.{name}"))
+        print(line(name, row), flush=True)
+    print(f"written to {write('published_points', {'points': rows})}")
+    PAGE.write_text(with_table(PAGE.read_text(), rows))
+
+
+def measured(point: HierarchicalTransformer, model: Any) -> dict[str, Any]:
+    """All that is reported of a point."""
+    parity, ours = compare(point, model)
+    least = changes(ours, images(model.SIDES[0])[:1])
+    where = min(least, key=lambda path: least[path])
+    return dataclasses.asdict(parity) | {
+        "source": model.SOURCE,
+        "one side because": getattr(model, "ONE_SIDE_BECAUSE", None),
+        "least change without a block": least[where],
+        "that block": where,
+        "blocks": len(least),
+    }
+
+
+def with_table(page: str, rows: Mapping[str, Any]) -> str:
+    """The page with the table of `rows` between its marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    head = (
+        "| point | parameters | MMACs | of the reference | largest difference (side) | least change without "
+        "a block | reference |\n|---|---|---|---|---|---|---|\n"
+    )
+    return before + BEGIN + head + "".join(line(*row) + "\n" for row in rows.items()) + END + after
+
+
+def line(name: str, row: Mapping[str, Any]) -> str:
+    apart = ", ".join(f"{d:.1e} ({side})" for side, d in sorted(row["difference"].items(), key=_by_side))
+    same = row["parameters"] == row["reference_parameters"]
+    weights = f"{row['parameters']:,}" + ("" if same else f" (reference: {row['reference_parameters']:,})")
+    return (
+        f"| `{name}` | {weights} | {row['mmacs']:,.1f} | {row['reference_mmacs']:,.1f} | {apart} | "
+        f"{row['least change without a block']:.1%} of {row['blocks']} | {row['source']} |"
+    )
+
+
+def _by_side(item: tuple[Any, float]) -> int:
+    return int(item[0])  # in JSON, keys are strings
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from search_spaces.pretrained.translation import Rename
 
-SOURCE = "github.com/badripatro/SpectFormers"
+SOURCE = "github: badripatro/SpectFormers vanilla_architecture/spectformer.py, spectformer-s"
 GOLDEN = Path(__file__).parent / "golden" / "spectformer_small.json"
 SIDES = (224,)
 ONE_SIDE_BECAUSE = "the reference's filters and positions belong to one side, others are other models"
