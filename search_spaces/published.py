@@ -6,6 +6,7 @@ A function gives the architecture; `from_pretrained` gives the module with a pub
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -49,9 +50,17 @@ from nas.training import load_tensors
 from search_spaces.hierarchical import ClassToken, Head, HierarchicalTransformer, Stage, build
 from search_spaces.pretrained.translation import load, translated
 
+CLASSIFIER = ("head.linear.", "head.others.")
 
-def from_pretrained(name: str, path: str | Path) -> nn.Module:
+
+def from_pretrained(name: str, path: str | Path, classes: int | None = None) -> nn.Module:
     """The published model `name` with the weights of a safetensors file, in evaluation mode.
+
+    Args:
+        name: of a point below.
+        path: of the file, under the names that the library of `search_spaces/pretrained/NAME.py` gives them.
+        classes: of your task. Where the checkpoint has another number of them, its classifier is left out
+            and a new one drawn.
 
     Example:
         >>> from_pretrained("swin_tiny", "swin-tiny-patch4-window7-224/model.safetensors")
@@ -75,7 +84,18 @@ def from_pretrained(name: str, path: str | Path) -> nn.Module:
     weights = translated(load_tensors(path)[0], model)
     bias = weights.get("head.linear.bias")  # where it is missing, `load` says so
     point = POINTS[name]() if bias is None else POINTS[name](len(bias))
-    return load(build(point), weights).eval()
+    module = load(build(point), weights).eval()
+    return module if classes in (None, point.classes) else _with_new_classifier(module, point, classes)
+
+
+def _with_new_classifier(module: nn.Module, point: HierarchicalTransformer, classes: int | None) -> nn.Module:
+    """The same but for the layers behind all else."""
+    if not classes or classes < 1:
+        raise DataError(f"`classes` must be 1 or more: got {classes}.")
+    new = build(replace(point, classes=classes))
+    kept = {n: t for n, t in module.state_dict().items() if not n.startswith(CLASSIFIER)}
+    drawn = {n: t for n, t in new.state_dict().items() if n.startswith(CLASSIFIER)}
+    return load(new, kept | drawn).eval()
 
 
 def convnext_tiny(classes: int = 1000) -> HierarchicalTransformer:

@@ -9,65 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from published import small
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from experiments.benchmarks.published_points import answer, relative, with_random_weights
 from nas.errors import DataError, RunError
-from nas.layers import Block, LayerNorm, Mlp, NoPositionEncoding, PatchMerging, PatchStem, Window
-from search_spaces import published
-from search_spaces.hierarchical import HierarchicalTransformer, Stage
 from search_spaces.pretrained.libraries import prepare
 from search_spaces.pretrained.translation import Rename, translated
 from search_spaces.published import POINTS, from_pretrained
 
-SIDE, CLASSES = 56, 5
+CLASSES = small.CLASSES
 IMAGES = {"swin_tiny": (56, 112), "mit_b0": (64, 96)}
-HIDDEN, DEPTHS, HEADS = (8, 16, 24, 32), (1, 2, 1, 1), (1, 2, 3, 4)
-
-
-def small_swin(classes: int = 1000) -> HierarchicalTransformer:
-    """As `swin_tiny`, of two stages, on 14 × 14 and then 7 × 7."""
-
-    def stage(width: int, depth: int, heads: int) -> Stage:
-        blocks = tuple(Block(Window(heads, 7, shift=bool(i % 2)), Mlp(4)) for i in range(depth))
-        return Stage(width, blocks, PatchMerging(bias=False) if heads > 1 else None, NoPositionEncoding())
-
-    return HierarchicalTransformer(
-        PatchStem(4, norm=LayerNorm()), (stage(8, 2, 1), stage(16, 1, 2)), classes, channels=3
-    )
-
-
-def small_mit(classes: int = 1000) -> HierarchicalTransformer:
-    """As `mit_b0`, narrower."""
-    return published._pyramid(HIDDEN, DEPTHS, HEADS, (2,) * 4, classes, LayerNorm(), linear=False)
-
-
-def their_swin() -> nn.Module:
-    from transformers import SwinConfig, SwinForImageClassification
-
-    return SwinForImageClassification(
-        SwinConfig(embed_dim=8, depths=[2, 1], num_heads=[1, 2], image_size=SIDE, num_labels=CLASSES)
-    )
-
-
-def their_mit() -> nn.Module:
-    from transformers import SegformerConfig, SegformerForImageClassification
-
-    return SegformerForImageClassification(
-        SegformerConfig(
-            hidden_sizes=list(HIDDEN),
-            depths=list(DEPTHS),
-            num_attention_heads=list(HEADS),
-            mlp_ratios=[2] * 4,
-            num_labels=CLASSES,
-        )
-    )
-
-
 SMALL: dict[str, tuple[Callable, Callable[[], nn.Module]]] = {
-    "swin_tiny": (small_swin, their_swin),
-    "mit_b0": (small_mit, their_mit),
+    "swin_tiny": (small.swin, small.their_swin),
+    "mit_b0": (small.mit, small.their_mit),
 }
 
 
@@ -82,14 +38,14 @@ def model(request) -> tuple[str, nn.Module]:
     """The name of a model and the library's small one, with weights under which every part matters."""
     prepare()
     torch.manual_seed(0)
-    return request.param, with_random_weights(SMALL[request.param][1](), SIDE)
+    return request.param, with_random_weights(SMALL[request.param][1](), small.SIDE)
 
 
 @pytest.fixture(scope="module")
 def swin() -> dict[str, Tensor]:
     prepare()
     torch.manual_seed(0)
-    return {n: t.clone() for n, t in their_swin().state_dict().items()}
+    return {n: t.clone() for n, t in small.their_swin().state_dict().items()}
 
 
 @pytest.fixture
@@ -136,9 +92,19 @@ def test_indices_that_old_checkpoints_hold_are_left_out(swin, saved):
 
 
 def test_the_classifier_says_how_many_classes_there_are(swin, saved):
-    images = torch.zeros(1, 3, SIDE, SIDE)
+    images = torch.zeros(1, 3, small.SIDE, small.SIDE)
     more = {"classifier.weight": torch.randn(7, 16), "classifier.bias": torch.randn(7)}
     assert answer(from_pretrained("swin_tiny", saved(swin | more)), images).shape == (1, 7)
+
+
+def test_another_number_of_classes_gets_a_new_classifier(swin, saved):
+    path = saved(swin)
+    old, new = (from_pretrained("swin_tiny", path, classes).state_dict() for classes in (CLASSES, 9))
+    assert new["head.linear.weight"].shape == (9, 16)
+    assert torch.equal(old["head.linear.weight"], swin["classifier.weight"])
+    assert all(torch.equal(new[n], old[n]) for n in old if not n.startswith("head.linear."))
+    with pytest.raises(DataError, match="`classes` must be 1 or more: got 0"):
+        from_pretrained("swin_tiny", path, 0)
 
 
 # --- weights that do not fit --------------------------------------------------------------------
