@@ -58,7 +58,7 @@ Written by `python -m nas.layers.catalogue > docs/choices.md` from the classes t
 
 Genes are what a space may vary per block or per stage (`heads=oneof(1, 2, 4)`), with the values that
 tests and default spaces use; any other value may stand in an architecture. Options are fields that are
-usually fixed. Every mixer and channel mixer has `bits` besides.
+usually fixed. Every mixer and channel mixer has `bits` besides. [Spaces](spaces.md) shows how to use them.
 """
 
 
@@ -72,4 +72,4 @@ def _row(choice: type[Choice]) -> str:
 
 
 if __name__ == "__main__":
-    print(page())
+    print(page(), end="")
