@@ -23,7 +23,8 @@ class Context:
     """Where a value stands: its path, and what is around it.
 
     `ancestors` go from the root of the architecture to the parent. Earlier siblings are reached through
-    them (``context.parent.blocks[0]``); a constraint must not read what comes later.
+    them (``context.parent.blocks[0]``); a constraint must not read what comes later. A field whose metadata
+    are `FIRST` comes before its siblings.
     """
 
     path: str
