@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nas.experiment import Experiment
-from nas.layers import ChannelMixer, Mixer
+from nas.layers import ChannelMixer, Mixer, OverlapStem
 from nas.layers.catalogue import members
 from nas.space import Space
 from nas.tasks import digits
@@ -25,12 +25,21 @@ FFNS = members(ChannelMixer)
 SIDE = 8
 
 
-def space(task: Any, mixers: Sequence[type[Mixer]], ffns: Sequence[type[ChannelMixer]]) -> Space:
-    """Two stages of 8 × 8 and 4 × 4 positions, with these mixers and channel mixers alone."""
+def space(
+    task: Any,
+    mixers: Sequence[type[Mixer]],
+    ffns: Sequence[type[ChannelMixer]],
+    depths: tuple[int, int] = (1, 2),
+) -> Space:
+    """Two stages of 8 × 8 and 4 × 4 positions, with these mixers and channel mixers alone.
+
+    Behind a linear stem, blocks of pooling without a channel mixer would be all but linear.
+    """
     return hierarchical.space(
         task,
+        stem=OverlapStem(1, activation="gelu"),
         widths=((32, 48), (48, 64)),
-        depths=(1, 2),
+        depths=depths,
         mixers=[hierarchical.with_holes(mixer) for mixer in mixers],
         ffns=[hierarchical.with_holes(ffn) for ffn in ffns],
         bits=(32,),
@@ -54,9 +63,9 @@ class OneAtATime:
     """The largest and the smallest subnet, `random` of the whole space, and such as keep to one mixer or to
     one channel mixer in all blocks, in turn: drawn block by block, hardly any would."""
 
-    random: int = 2
-    mixers: int = 3
-    ffns: int = 2
+    random: int = 1
+    mixers: int = 2
+    ffns: int = 1
 
     def at(self, space: Space, seed: int, step: int) -> list[Any]:
         rng = np.random.default_rng((seed, step))
@@ -78,5 +87,5 @@ def experiment() -> Experiment:
         space=everything,
         build=hierarchical.build,
         features=costs.features(everything, SIDE),
-        training=Recipe(epochs=100, subnets=OneAtATime()),
+        training=Recipe(epochs=50, subnets=OneAtATime(), threads=1),
     )

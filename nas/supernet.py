@@ -57,9 +57,9 @@ class Supernet:
         self.build, self.space = build, space
         self.bits = bits
         self._layouts = layouts
-        cover = space.cover()
-        self.stored = _stored(self._skeleton(a) for a in cover)
-        self._matrices = _matrices(self._skeleton(a) for a in cover)
+        cover = {a: self._skeleton(a) for a in space.cover()}  # may be more than the cache holds
+        self.stored = _stored(cover.values())
+        self._matrices = _matrices(cover.values())
         self.bank = self._initial(cover, seed)
 
     # --- running subnets -----------------------------------------------------------------------
@@ -252,18 +252,18 @@ class Supernet:
         device = next(iter(self.bank.values())).device
         return {n: (given or {}).get(n, b).to(device) for n, b in skeleton.buffers.items()}
 
-    def _initial(self, cover: list[Any], seed: int) -> dict[str, nn.Parameter]:
+    def _initial(self, cover: Mapping[Any, _Skeleton], seed: int) -> dict[str, nn.Parameter]:
         """The builder's own initialisation, from the architecture that holds most of each parameter."""
         source: dict[str, tuple[int, Any]] = {}
-        for architecture in cover:
-            for name, (shape, _) in self._skeleton(architecture).parameters.items():
+        for architecture, skeleton in cover.items():
+            for name, (shape, _) in skeleton.parameters.items():
                 if math.prod(shape) > source.get(name, (-1, None))[0]:
                     source[name] = math.prod(shape), architecture
         bank: dict[str, nn.Parameter] = {}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             for chosen in dict.fromkeys(architecture for _, architecture in source.values()):
-                layouts = self._skeleton(chosen).parameters
+                layouts = cover[chosen].parameters
                 for name, parameter in self.build(chosen).named_parameters():
                     if source[name][1] == chosen:
                         bank[name] = _grown(name, parameter, layouts[name][1], self.stored[name])
@@ -299,7 +299,7 @@ def _skeleton(build: Build, layouts_of: LayoutsOf | None, architecture: Any) -> 
     return _Skeleton(module, parameters, buffers)
 
 
-def _stored(skeletons: Iterator[_Skeleton]) -> dict[str, Layout]:
+def _stored(skeletons: Iterable[_Skeleton]) -> dict[str, Layout]:
     stored: dict[str, Layout] = {}
     for skeleton in skeletons:
         for name, (_, layout) in skeleton.parameters.items():
@@ -307,7 +307,7 @@ def _stored(skeletons: Iterator[_Skeleton]) -> dict[str, Layout]:
     return stored
 
 
-def _matrices(skeletons: Iterator[_Skeleton]) -> frozenset[str]:
+def _matrices(skeletons: Iterable[_Skeleton]) -> frozenset[str]:
     return frozenset(
         name
         for skeleton in skeletons

@@ -76,6 +76,14 @@ def test_smaller_kernels_keep_their_offsets_from_the_centre():
     assert torch.equal(kept["conv.weight"], roles(3))
 
 
+def test_an_overlapping_stem_activates_after_its_norm():
+    linear = randomise(OverlapStem(1).build(3, 16))
+    active = OverlapStem(1, activation="gelu").build(3, 16).double()
+    active.load_state_dict(linear.state_dict())  # the same names: a stem shares its weights with either
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(active(x), torch.nn.functional.gelu(linear(x)))
+
+
 @pytest.mark.parametrize(
     ("layer", "x", "message"),
     [

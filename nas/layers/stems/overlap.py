@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from nas.errors import SpaceError
+from nas.layers.activation import ACTIVATIONS
 from nas.layers.choice import Norm, Stem, gene
 from nas.layers.norms import LayerNorm
 from nas.layout import Layout
@@ -20,12 +21,14 @@ class OverlapStem(Stem):
         kernel: its side; None: 2·patch − 1, at least 3.
         padding: None: half a kernel.
         norm: after it; None: none.
+        activation: after that (Xiao et al., 2021, §4); None: none.
     """
 
     patch: int = gene(1, 2, default=1)
     kernel: int | None = field(default=None, kw_only=True)
     padding: int | None = field(default=None, kw_only=True)
     norm: Norm | None = field(default=LayerNorm(), kw_only=True)
+    activation: str | None = field(default=None, kw_only=True)
 
     @property
     def stride(self) -> int:
@@ -43,6 +46,7 @@ class OverlapConvolution(nn.Module):
         padding = kernel // 2 if stem.padding is None else stem.padding
         self.conv = nn.Conv2d(channels, width, kernel, stride=stem.patch, padding=padding)
         self.norm = stem.norm.build(width) if stem.norm else nn.Identity()
+        self.act = ACTIVATIONS[stem.activation]() if stem.activation else nn.Identity()
 
     def layouts(self) -> dict[str, Layout]:
         return {"conv.weight": Layout(tuple(self.conv.weight.shape), centred=(2, 3))}
@@ -51,4 +55,4 @@ class OverlapConvolution(nn.Module):
         """(B, C, H, W) to (B, H / patch, W / patch, D)."""
         if problem := self.stem.misfit(*x_BCHW.shape[-2:]):
             raise SpaceError(f"A stem {problem}")
-        return self.norm(self.conv(x_BCHW).permute(0, 2, 3, 1))
+        return self.act(self.norm(self.conv(x_BCHW).permute(0, 2, 3, 1)))
