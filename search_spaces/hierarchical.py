@@ -66,7 +66,7 @@ class Stage:
     blocks: tuple[Block, ...]
     down: Downsample | None = field(default=None, metadata=FIRST)  # sides of maps follow from it
     position: Position = ConditionalPosition()
-    token: ClassToken | None = None
+    token: ClassToken | None = field(default=None, metadata=FIRST)  # not every part takes one
     norm: Norm | None = None
 
 
@@ -193,6 +193,8 @@ def laws(image_side: int) -> list[Constraint]:
         Constraint(Stage, PoolsQueries(image_side)),
         Constraint(Block, holds_together),
         Constraint(Block, does_something),
+        Constraint(Stage, one_token),
+        *(Constraint(part, takes_tokens) for part in (Mixer, ChannelMixer, Downsample)),
     ]
 
 
@@ -277,6 +279,25 @@ def does_something(block: Block, _: Context) -> str | None:
     if not all(part is None or isinstance(part, (NoMixer, NoFfn)) for part in parts):
         return None
     return "must do something: got NoMixer and NoFfn. Use another mixer or ffn, or a block fewer."
+
+
+def one_token(stage: Stage, context: Context) -> str | None:
+    """Blocks take one token beside the map."""
+    before = context.root.stages[: context.index("stages")]
+    if stage.token is None or all(other.token is None for other in before):
+        return None
+    return "must leave the class token to one stage: an earlier one has it already. Use token=None."
+
+
+def takes_tokens(part: Mixer | ChannelMixer | Downsample, context: Context) -> str | None:
+    """From the stage on where a class token joins, every part has something to do with it."""
+    stages = context.root.stages[: context.index("stages") + (not isinstance(part, Downsample))]
+    if part.takes_tokens or all(stage.token is None for stage in stages):
+        return None
+    return (
+        f"must take the class token beside the map, which {type(part).__name__} does not. Use Global, "
+        f"ConvProjection, Mlp, Gated, DepthwisePooling(tokens=True), or no `token`."
+    )
 
 
 @dataclass(frozen=True)
@@ -394,6 +415,8 @@ class StageModule(nn.Module):
             parts = call(self.down, parts)
         elif self.pools:
             parts = next(blocks)(*parts)
+        if self.token is not None and len(parts) > 1:
+            raise SpaceError("One stage alone must have a `token`: an earlier one has it already.")
         parts = (self.position(parts[0]), *parts[1:], *self._tokens(parts[0]))
         for block in blocks:
             parts = block(*parts)

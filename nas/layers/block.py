@@ -227,6 +227,11 @@ def add(left: Parts, right: Parts) -> Parts:
 
 def call(module: nn.Module, parts: Parts) -> Parts:
     """What a mixer or channel mixer answers. One that acts at each position alone is asked part by part."""
+    if len(parts) > 1 and not getattr(module, "takes_tokens", False):
+        raise SpaceError(
+            f"Parts beside a class token must take it: got {type(module).__name__}. Use Global or "
+            f"ConvProjection, Mlp or Gated, DepthwisePooling(tokens=True), or no `token`."
+        )
     if len(parts) == 1 or not getattr(module, "pointwise", False):
         answer = module(*parts)
         return answer if isinstance(answer, tuple) else (answer,)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -44,7 +44,13 @@ class Bits:
 
 @dataclass(frozen=True)
 class Choice:
-    """A part of an architecture."""
+    """A part of an architecture.
+
+    Attributes:
+        takes_tokens: whether its module takes tokens (B, T, C) beside the map, too.
+    """
+
+    takes_tokens: ClassVar[bool] = False
 
     def misfit(self, height: int, width: int) -> str | None:
         """What is wrong with this part on a map of `height` × `width`: the law, the facts, the remedy."""

@@ -23,6 +23,10 @@ class DepthwisePooling(Downsample):
     kernel: int = gene(3, 5, default=3)
     tokens: bool = field(default=False, kw_only=True)
 
+    @property
+    def takes_tokens(self) -> bool:  # type: ignore[override]
+        return self.tokens
+
     def build(self, width: int, out_width: int) -> nn.Module:
         if out_width % width:
             raise SpaceError(
@@ -38,6 +42,8 @@ class DepthwisePooling(Downsample):
 
 
 class DepthwisePool(nn.Module):
+    takes_tokens = True
+
     def __init__(self, width: int, out_width: int, down: DepthwisePooling) -> None:
         super().__init__()
         self.pool = nn.Conv2d(width, out_width, down.kernel, 2, down.kernel // 2, groups=width)

@@ -22,6 +22,8 @@ class Gated(ChannelMixer):
         sub_norm: norm before the last layer (Magneto); a block whose placement is "sub" sets it.
     """
 
+    takes_tokens = True
+
     ratio: float = gene(1, 2, 4)
     activation: str = field(default="silu", kw_only=True)
     bias: bool = field(default=True, kw_only=True)
@@ -32,7 +34,7 @@ class Gated(ChannelMixer):
 
 
 class GatedLayers(nn.Module):
-    pointwise = True  # tokens beside the map pass through it as well
+    pointwise = takes_tokens = True  # tokens beside the map pass through it as well
 
     def __init__(self, width: int, hidden: int, ffn: Gated) -> None:
         super().__init__()

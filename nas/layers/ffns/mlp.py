@@ -20,6 +20,8 @@ class Mlp(ChannelMixer):
         sub_norm: norm before the second layer (Magneto); a block whose placement is "sub" sets it.
     """
 
+    takes_tokens = True
+
     ratio: float = gene(1, 2, 4)
     activation: str = field(default="gelu", kw_only=True)
     bias: bool = field(default=True, kw_only=True)
@@ -31,7 +33,7 @@ class Mlp(ChannelMixer):
 
 
 class MlpLayers(nn.Module):
-    pointwise = True  # tokens beside the map pass through it as well
+    pointwise = takes_tokens = True  # tokens beside the map pass through it as well
 
     def __init__(self, width: int, hidden: int, ffn: Mlp) -> None:
         super().__init__()

@@ -13,5 +13,7 @@ from nas.layers.choice import ChannelMixer
 class NoFfn(ChannelMixer):
     """A block that mixes positions alone (Bermeitinger et al., 2024)."""
 
+    takes_tokens = True
+
     def build(self, width: int) -> nn.Module:
         return nn.Identity()  # which a block leaves out, norm and all

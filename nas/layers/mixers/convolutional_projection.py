@@ -18,6 +18,8 @@ class ConvProjection(AttentionMixer):
     """Before each of the projections a depthwise convolution and a norm; that of keys and values may have a
     stride (CvT, Wu et al., 2021, §3.2). Tokens beside the map go to the projections as they are."""
 
+    takes_tokens = True
+
     kv_stride: int = gene(1, 2)
     kernel: int = gene(3, 5, default=3, kw_only=True)
     norm: Norm = field(default=BatchNorm(), kw_only=True)
@@ -27,6 +29,8 @@ class ConvProjection(AttentionMixer):
 
 
 class ConvProjectionAttention(Attention):
+    takes_tokens = True
+
     def __init__(self, width: int, mixer: ConvProjection) -> None:
         super().__init__(width, mixer, NoPosition())
         strides = {"q": 1, "k": mixer.kv_stride, "v": mixer.kv_stride}

@@ -15,6 +15,8 @@ from nas.layers.choice import Parts
 class Global(AttentionMixer):
     """Attention of every position, and of tokens beside the map, to all (Vaswani et al., 2017)."""
 
+    takes_tokens = True
+
     position: AttentionPosition = field(default=NoPosition(), kw_only=True)
 
     def build(self, width: int) -> nn.Module:
@@ -27,6 +29,8 @@ class Global(AttentionMixer):
 class GlobalAttention(Attention):
     """Takes a map (B, H, W, C) and, if there are any, tokens (B, T, C); gives the same, or a smaller map
     where queries are pooled, which is for maps without tokens."""
+
+    takes_tokens = True
 
     def __init__(self, width: int, mixer: Global, out_width: int | None = None, stride: int = 1) -> None:
         super().__init__(width, mixer, mixer.position, out_width=out_width)
