@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 from typing import Any
 
 from dash import dcc, html
 
+from nas.difference import difference
 from nas.objectives import Objective
 from nas.outline import outline
 from nas.reading import Record, RunView, named, title
+from nas.report.architecture import architecture_svg
 from nas.report.tables import number
 
 Component = Any  # dash's own base class has no types
@@ -18,10 +21,9 @@ Component = Any  # dash's own base class has no types
 HINT = "Click a point to see its architecture, its numbers and how to export it."
 
 
-def detail(view: RunView, device: str, selected: str | None) -> list[Component]:
+def detail(view: RunView, device: str, selected: str | None, pinned: str | None = None) -> list[Component]:
     """The panel for the architecture with the id `selected`, as it did on `device`."""
-    trial = _trial(view, device, selected)
-    entry = next((e for e in view.front_of(device) if e["id"] == selected), None)
+    trial, entry = _trial(view, device, selected), _entry(view, device, selected)
     known = entry or trial
     if known is None or selected is None:
         return [html.P(HINT, className="muted")]
@@ -31,7 +33,12 @@ def detail(view: RunView, device: str, selected: str | None) -> list[Component]:
         html.P(_origin(trial, entry), className="muted"),
         _numbers(view, trial, entry),
         *_export(view, device, selected, entry),
+        *_comparison(view, device, architecture, selected, pinned),
         html.H3("Architecture"),
+        html.Div(
+            html.Img(src=_data(architecture_svg(architecture)), alt=f"Picture of {selected}"),
+            className="picture",
+        ),
         html.Pre(outline(architecture), className="tree"),
         html.Details([html.Summary("as JSON"), html.Pre(json.dumps(architecture, indent=2))]),
     ]
@@ -43,6 +50,26 @@ def _trial(view: RunView, device: str, selected: str | None) -> Record | None:
     here = [t for t in same if view.device_of(t["search"]) == device]
     found = here or same
     return found[-1] if found else None
+
+
+def _entry(view: RunView, device: str, selected: str | None) -> Record | None:
+    return next((e for e in view.front_of(device) if e["id"] == selected), None)
+
+
+def _comparison(
+    view: RunView, device: str, architecture: Record, selected: str, pinned: str | None
+) -> list[Component]:
+    """What `selected` changes in the pinned architecture."""
+    other = _entry(view, device, pinned) or _trial(view, device, pinned)
+    if other is None or pinned == selected:
+        return [html.P("Others will be compared with this one.", className="muted")] if other else []
+    changes = difference(other["architecture"], architecture)
+    return [html.H3(["From ", html.Code(pinned), " to this one"]), html.Pre(changes, className="tree")]
+
+
+def _data(svg: str) -> str:
+    """A picture as an address that needs no network."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def _origin(trial: Record | None, entry: Record | None) -> str:

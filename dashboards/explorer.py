@@ -93,7 +93,9 @@ class Explorer:
         app.callback(Output("front", "figure"), *shown, *axes, selected)(self.front)
         app.callback(Output("hypervolume", "figure"), *shown)(self.hypervolume)
         app.callback(Output("selected", "data"), Input("front", "clickData"))(self.select)
-        app.callback(Output("detail", "children"), version, device, selected)(self.detail)
+        app.callback(Output("pinned", "data"), Input("pin", "n_clicks"), State("selected", "data"))(self.pin)
+        pinned = Input("pinned", "data")
+        app.callback(Output("detail", "children"), version, device, selected, pinned)(self.detail)
 
     def look(self, _tick: int | None, version: int) -> Any:
         """Reads what is new. The rest of the page follows only if there is something."""
@@ -168,9 +170,15 @@ class Explorer:
         points = (click or {}).get("points") or [{}]
         return points[0].get("customdata", no_update)
 
-    def detail(self, _version: int, device: str | None, selected: str | None) -> list[Any]:
-        """The panel about the selected architecture."""
-        return detail(self.live.view, device or "", selected)
+    def pin(self, _clicks: int | None, selected: str | None) -> str | None:
+        """The architecture with which others are compared from now on."""
+        return selected
+
+    def detail(
+        self, _version: int, device: str | None, selected: str | None, pinned: str | None = None
+    ) -> list[Any]:
+        """The panel about the selected architecture, and what it changes in the pinned one."""
+        return detail(self.live.view, device or "", selected, pinned)
 
 
 def _waiting(path: Path) -> go.Figure:

@@ -28,6 +28,9 @@ header.top p { margin: 0; max-width: none; }
 .detail h3 { margin: 14px 0 4px; }
 .detail h3:first-child { margin-top: 2px; }
 .detail pre.tree { max-height: 420px; }
+.detail .picture { overflow-x: auto; }
+.detail .picture img { max-width: none; }
+.detail > button { margin: 8px 0; cursor: pointer; }
 .command { display: flex; gap: 10px; align-items: center; }
 .command pre { flex: 1; white-space: pre-wrap; overflow-wrap: anywhere; }
 .command > :last-child { cursor: pointer; color: var(--accent); }
@@ -48,14 +51,16 @@ def page_layout(name: str) -> html.Div:
         html.Div(_graph("front"), className="card"),
         html.Div(_graph("hypervolume"), className="card"),
     ]
+    panel = [html.Div(id="detail"), html.Button("Compare others with this one", id="pin")]
     return html.Div(
         [
             dcc.Interval(id="tick", interval=REFRESH_MS),
             dcc.Store(id="version", data=-1),
             dcc.Store(id="selected"),
+            dcc.Store(id="pinned"),
             html.Header(html.Div([html.H1(name), html.P(id="status", className="muted")]), className="top"),
             html.Main(
-                [html.Div(plots), html.Aside(id="detail", className="card detail")],
+                [html.Div(plots), html.Aside(panel, className="card detail")],
                 className="explorer",
             ),
         ]

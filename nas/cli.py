@@ -192,6 +192,43 @@ def export(
 
 
 @app.command()
+def show(
+    run: RunPath,
+    architecture_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Of a trial or finalist, or the beginning of it.")
+    ],
+    other: Annotated[
+        str | None, typer.Argument(metavar="OTHER", help="Another: show what it changes in the first.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write a picture of the architecture here.")] = None,
+) -> None:
+    """Show an architecture of a run as text or as a picture, or what differs between two.
+
+    Example: nas show runs/digits e0e0b8 --svg e0e0b8.svg
+    """
+    from nas.difference import difference
+    from nas.outline import outline
+    from nas.reading import architecture_of, read_run
+
+    if other is not None and svg is not None:
+        raise NasError(f"`--svg` draws one architecture, but got {other} as well. Leave out one of the two.")
+    view = read_run(run)
+    name, architecture = architecture_of(view, architecture_id)
+    if other is not None:
+        second, changed = architecture_of(view, other)
+        typer.echo(f"{name} → {second}\n{difference(architecture, changed)}")
+        return
+    typer.echo(f"{name}\n{outline(architecture)}")
+    if svg is not None:
+        picture = importlib.import_module("nas.report.architecture").architecture_svg(architecture)
+        try:
+            svg.write_text(picture + "\n", encoding="utf-8")
+        except OSError as error:
+            raise NasError(f"`--svg` must be a file that can be written: got {svg} ({error}).") from error
+        typer.echo(f"Picture: {svg}")
+
+
+@app.command()
 def dashboard(
     run: RunPath,
     port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8050,

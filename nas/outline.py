@@ -21,6 +21,17 @@ def outline(architecture: Mapping[str, Any]) -> str:
     return "\n".join([_label(architecture), *_branches(architecture)])
 
 
+def one_line(value: Any) -> str:
+    """A value with all that is in it: ``Block(mixer=Global(heads=4), ffn=Mlp(ratio=2))``."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(one_line, value))}]"
+    if not isinstance(value, Mapping):
+        return str(value)
+    kind = str(value.get(TYPE, ""))
+    fields = ", ".join(f"{name}={one_line(part)}" for name, part in value.items() if name != TYPE)
+    return f"{kind}({fields})" if fields or not kind else kind
+
+
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """(path, value) of every leaf: ``("stages.0.width", "64")``; a class is a leaf named `type`."""
     if isinstance(value, Mapping):

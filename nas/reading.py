@@ -127,6 +127,28 @@ def read_run(run_dir: Path | str) -> RunView:
     )
 
 
+def architecture_of(view: RunView, name: str) -> tuple[str, Record]:
+    """Id and JSON of an architecture of the run; `name` is its id, or enough of its beginning.
+
+    Raises:
+        RunError: no id begins so, or several do.
+    """
+    known = {record["id"]: record["architecture"] for record in (*view.trials, *view.front)}
+    found = [name] if name in known else sorted(i for i in known if i.startswith(name))
+    if len(found) == 1:
+        return found[0], known[found[0]]
+    if not found:
+        raise RunError(
+            f"An id must be that of one of the {len(known)} architectures in {view.path}: got {name!r}. "
+            f"trials.jsonl and front.json there hold them."
+        )
+    some = f"{', '.join(found[:5])}{', …' if len(found) > 5 else ''}"
+    raise RunError(
+        f"An id must mean one architecture: {len(found)} in {view.path} begin with {name!r} ({some}). "
+        f"Write more of it."
+    )
+
+
 def hypervolumes(view: RunView, search: str) -> list[tuple[int, float]] | None:
     """(candidates tried, normalised hypervolume) along `search`; None while it has no scale."""
     device = view.device_of(search)

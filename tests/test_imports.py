@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["nas", "nas.errors", "nas.pareto", "nas.architecture", "nas.threads"],
     ["nas.space", "nas.layout"],
-    ["nas.layers", "nas.outline"],
+    ["nas.layers", "nas.outline", "nas.difference"],
     ["nas.quantize"],
     ["nas.supernet"],
     ["nas.importance"],

@@ -7,15 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nas.difference import difference
 from nas.errors import RunError
 from nas.objectives import Objective
 from nas.reading import Roles, read_run
 from nas.report import render_front_png, render_report
+from nas.report.architecture import architecture_svg
 from nas.report.figures import (
     hypervolume_figure,
     latency_figure,
@@ -67,6 +70,18 @@ class TestPage:
             assert entry["id"] in text
             low, high = entry["test"]["interval"]
             assert f"{number(entry['test']['accuracy'])} [{number(low)}, {number(high)}]" in text
+
+    def test_draws_every_architecture_on_a_front_and_what_it_changes(
+        self, page: str, finished_run: Path
+    ) -> None:
+        front = [e for e in read_run(finished_run).front if e["front"]]
+        pictures = re.findall(r'<svg xmlns[^>]* class="architecture".*?</svg>', page)
+        assert len(pictures) == len(front)
+        assert {architecture_svg(e["architecture"]) for e in front} == set(pictures)
+        ours = [e for e in front if e["device"] == "pi4"]
+        ours.sort(key=lambda e: e["objectives"]["latency_ms.pi4"]["measured"])
+        before, after = (e["architecture"] for e in ours[:2])
+        assert escape(difference(before, after)) in page
 
     def test_counts_what_failed(self, page: str) -> None:
         assert "300 trials (8 failed, 4 pruned)" in words(page)

@@ -9,7 +9,9 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from nas.reading import RunView, read_run, roles
+from nas.difference import difference
+from nas.reading import Record, Roles, RunView, read_run, roles
+from nas.report.architecture import architecture_svg
 from nas.report.figures import (
     accuracy_figure,
     hypervolume_figure,
@@ -18,7 +20,7 @@ from nas.report.figures import (
 )
 from nas.report.front import front_figure, verified
 from nas.report.style import PLOT_CONFIG, STYLE_SHEET
-from nas.report.tables import finalists_table, quality_table, separation, settings_table
+from nas.report.tables import figures_line, finalists_table, quality_table, separation, settings_table
 
 
 def render_report(run_dir: Path | str) -> Path:
@@ -95,6 +97,7 @@ def _device_section(view: RunView, device: str) -> str:
         f"<h2>{escape(device)}</h2>{_conditions(profile)}",
         _card(front_figure(view, device), _front_caption(view, device)),
         _finalists(view, device),
+        _architectures(view, device),
         _card(hypervolume_figure(view, device), _counts(view, device)),
         f'<div class="pair">{pair}</div>' if pair else "",
     ]
@@ -127,6 +130,27 @@ def _finalists(view: RunView, device: str) -> str:
         f'<div class="card"><h3>Finalists</h3>{finalists_table(view, entries, shown.quality)}'
         f'<p class="muted">{separation(entries, shown)}</p><p class="muted">{note}</p></div>'
     )
+
+
+def _architectures(view: RunView, device: str) -> str:
+    """A picture of each architecture on the front, and what it changes in the one before it."""
+    shown = roles(view.objectives_of(device), device)
+    entries = [e for e in verified(view, device, shown) if e["front"]] if shown else []
+    if not shown or not entries:
+        return ""
+    drawn = [_picture(entry, before, shown) for before, entry in zip([None, *entries], entries, strict=False)]
+    return f'<div class="card"><h3>Architectures on the front</h3>{"".join(drawn)}</div>'
+
+
+def _picture(entry: Record, before: Record | None, shown: Roles) -> str:
+    summary = f"<code>{escape(entry['id'])}</code> {escape(figures_line(entry, shown))}"
+    change = ""
+    if before is not None:
+        text = difference(before["architecture"], entry["architecture"])
+        change = f"<p>From <code>{escape(before['id'])}</code> to it:</p><pre>{escape(text)}</pre>"
+    opened = "" if before else " open"
+    picture = architecture_svg(entry["architecture"])
+    return f"<details{opened}><summary>{summary}</summary>{picture}{change}</details>"
 
 
 def _caution(view: RunView, device: str) -> str:

@@ -5,7 +5,9 @@ The hues (blue, vermilion, grey) stay apart under the common colour-vision defic
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from colorsys import hls_to_rgb
 from typing import Any
 
 import plotly.graph_objects as go
@@ -21,6 +23,17 @@ MEASURED = "#d5541a"
 SERIES = (SEARCH, "#6a4fb3", "#1d8a7a", "#b08918", "#b0407e")
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 MONOSPACE = "'JetBrains Mono', 'SFMono-Regular', Consolas, 'Liberation Mono', monospace"
+
+# The mixers of nas.layers, those that often meet in one picture first; others get a look by their name.
+MIXERS = (
+    *("Window", "Global", "DepthwiseConv", "StateSpace", "LinearAttention", "Pooling", "CrossShaped"),
+    *("ShortDistance", "LongDistance", "SpatialReduction", "Spectral", "Channel", "AftFull", "MaskUnit"),
+    *("LinearReduction", "ConvProjection", "AftConv", "Pooled", "AftLocal", "AftSimple", "NoMixer"),
+)
+# After Okabe & Ito (2008), moved apart: a test holds that each texture's colours differ to all readers.
+MIXER_HUES = ("#0b5fa5", "#d55e00", "#11a05a", "#cc79a7", "#56b4e9", "#e69f00", "#1a1a1a")
+TEXTURES = ("", "1.5 4", "3 3")  # dashes of white across a bar, SVG's: none, thin, thick
+CHANNEL_MIXER = "#aab4bf"
 
 PLOT_CONFIG: Any = {
     "displaylogo": False,
@@ -84,6 +97,23 @@ def series_colours(n: int) -> list[str]:
     return [SERIES[i % len(SERIES)] for i in range(n)]
 
 
+def mixer_look(name: str) -> tuple[str, str]:
+    """Colour and texture of a class of mixers, in every picture the same: pure, dark and striped, or pale."""
+    if name in MIXERS:
+        level, hue = divmod(MIXERS.index(name), len(MIXER_HUES))
+        rgb = [int(MIXER_HUES[hue][i : i + 2], 16) for i in (1, 3, 5)]
+        toned = (rgb, [c * 0.65 for c in rgb], [c + (255 - c) * 0.3 for c in rgb])[level]
+        return _hex(toned), TEXTURES[level]
+    seed = hashlib.sha256(name.encode(errors="replace")).digest()
+    hue_turns, lightness = int.from_bytes(seed[:4], "big") / 2**32, 0.32 + seed[4] / 255 * 0.3
+    rgb_shares = hls_to_rgb(hue_turns, lightness, 0.4 + seed[5] / 255 * 0.5)
+    return _hex([255 * c for c in rgb_shares]), TEXTURES[seed[6] % len(TEXTURES)]
+
+
+def _hex(rgb: Sequence[float]) -> str:
+    return "#" + "".join(f"{round(c):02x}" for c in rgb)
+
+
 STYLE_SHEET = f"""
 :root {{ --ink: {INK}; --muted: {MUTED}; --line: {GRID}; --accent: {SEARCH}; --warm: {MEASURED}; }}
 * {{ box-sizing: border-box; }}
@@ -119,5 +149,6 @@ tr.behind td {{ color: #94a0ad; }}
 code, pre {{ font-family: {MONOSPACE}; font-size: 12.5px; }}
 pre {{ background: #f6f8fa; border-radius: 8px; padding: 10px 12px; }}
 pre {{ overflow: auto; margin: 6px 0; }}
+svg.architecture, img.architecture {{ display: block; max-width: 100%; height: auto; margin: 8px 0; }}
 details summary {{ cursor: pointer; color: var(--muted); }}
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import shutil
@@ -16,7 +17,9 @@ from werkzeug.serving import make_server
 
 from dashboards.explorer import Explorer, create_app
 from dashboards.live import LiveRun
+from nas.difference import difference
 from nas.errors import RunError
+from nas.report.architecture import architecture_svg
 
 CHROMIUM = shutil.which("chromium")
 
@@ -57,8 +60,8 @@ class Browser:
         chosen = (self.device, self.searches, self.x, self.y)
         return self.explorer.front(0, *chosen, selected)
 
-    def detail(self, selected: str | None) -> str:
-        return texts(self.explorer.detail(0, self.device, selected))
+    def detail(self, selected: str | None, pinned: str | None = None) -> str:
+        return texts(self.explorer.detail(0, self.device, selected, pinned))
 
 
 class TestLiveRun:
@@ -220,6 +223,26 @@ class TestClick:
         selected = browser.explorer.live.view.trials[0]["id"]
         assert f"nas export '{spaced}' --device" in browser.detail(selected)
 
+    def test_shows_the_picture(self, run_dir: Path) -> None:
+        browser = Browser(run_dir)
+        entry = browser.explorer.live.view.front[0]
+        panel = browser.explorer.detail(0, browser.device, entry["id"])
+        (image,) = (part.children for part in panel if getattr(part, "className", "") == "picture")
+        kind, _, content = image.src.partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        assert base64.b64decode(content).decode() == architecture_svg(entry["architecture"])
+        assert entry["id"] in image.alt
+
+    def test_compares_with_the_pinned_one(self, run_dir: Path) -> None:
+        browser = Browser(run_dir)
+        first, second = browser.explorer.live.view.front_of("onnxruntime")[:2]
+        changes = difference(first["architecture"], second["architecture"])
+        pinned = browser.explorer.pin(1, first["id"])
+        assert changes in browser.detail(second["id"], pinned)
+        assert changes not in browser.detail(second["id"])
+        assert "Others will be compared with this one" in browser.detail(first["id"], pinned)
+        assert changes not in browser.detail(second["id"], "gone")
+
     def test_rings_the_selected_point(self, run_dir: Path) -> None:
         browser = Browser(run_dir)
         entry = browser.explorer.live.view.front_of("onnxruntime")[0]
@@ -247,6 +270,18 @@ class TestServed:
         }
         answer = client.post("/_dash-update-component", json=request).get_json()
         assert answer["response"]["version"]["data"] == 1
+
+    def test_the_button_pins_what_is_selected(self, run_dir: Path) -> None:
+        client = create_app(run_dir).server.test_client()
+        request = {
+            "output": "pinned.data",
+            "outputs": {"id": "pinned", "property": "data"},
+            "inputs": [{"id": "pin", "property": "n_clicks", "value": 1}],
+            "state": [{"id": "selected", "property": "data", "value": "abc"}],
+            "changedPropIds": ["pin.n_clicks"],
+        }
+        answer = client.post("/_dash-update-component", json=request).get_json()
+        assert answer["response"]["pinned"]["data"] == "abc"
 
 
 @pytest.fixture
