@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
+CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SMALL = {
     "training.epochs": 1,
     "training.threads": 1,
@@ -30,7 +32,7 @@ def test_the_example_runs(tmp_path, monkeypatch):
 
     from nas.cli import main
 
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = CODE[0]
     data = load_digits()
     np.savez(tmp_path / "mine.npz", images=(data.images * 15).astype(np.uint8), labels=data.target)
     (tmp_path / "mine.py").write_text(code)
@@ -46,7 +48,7 @@ def test_the_example_as_a_script_can_be_exported(tmp_path, monkeypatch):
     """`python mine.py` ends with a command that works."""
     from nas.cli import main
 
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = CODE[0]
     small = (
         "build=ViT, training=nas.Recipe(epochs=1, threads=1), profiling=nas.Profiling(12, 3, 5),"
         "search=nas.Search(trials=6, bounds=3, workers=0, finalists=2))"
@@ -59,6 +61,21 @@ def test_the_example_as_a_script_can_be_exported(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as end:
         main(["export", "runs/mine", "--format", "safetensors"])
     assert not end.value.code
+
+
+def test_the_space_of_the_example_is_one_supernet():
+    from nas.supernet import Supernet
+    from nas.tasks import digits
+    from search_spaces import hierarchical
+
+    names = {"task": digits()}
+    exec(CODE[1], names)
+    space = names["space"]
+    supernet = Supernet(hierarchical.build, space)
+    images = torch.rand(2, 1, 8, 8)
+    for seed in range(5):
+        architecture = space.sample(np.random.default_rng(seed))
+        assert torch.equal(supernet(architecture, images), supernet.extract(architecture)(images))
 
 
 def test_links_lead_somewhere():
