@@ -282,6 +282,8 @@ class TestServed:
         }
         answer = client.post("/_dash-update-component", json=request).get_json()
         assert answer["response"]["pinned"]["data"] == "abc"
+        (follows,) = (d for d in client.get("/_dash-dependencies").get_json() if d["output"] == "pinned.data")
+        assert follows["inputs"] == [{"id": "pin", "property": "n_clicks"}]
 
 
 @pytest.fixture
