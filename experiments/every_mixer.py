@@ -64,8 +64,8 @@ class OneAtATime:
     one channel mixer in all blocks, in turn: drawn block by block, hardly any would."""
 
     random: int = 1
-    mixers: int = 2
-    ffns: int = 1
+    mixers: int = 3
+    ffns: int = 2
 
     def at(self, space: Space, seed: int, step: int) -> list[Any]:
         rng = np.random.default_rng((seed, step))
@@ -87,5 +87,5 @@ def experiment() -> Experiment:
         space=everything,
         build=hierarchical.build,
         features=costs.features(everything, SIDE),
-        training=Recipe(epochs=50, subnets=OneAtATime(), threads=1),
+        training=Recipe(epochs=90, subnets=OneAtATime(), threads=1),
     )

@@ -4,8 +4,8 @@
 
 Prints the bank's size by what is shared, the accuracy on *select* of `DRAWN` random subnets per mixer and
 channel mixer, and the largest difference between supernet and extracted module over `COMPARED` random
-subnets. The least subnet of a choice is trained alone by the same recipe where it stays below `AIM`, to see
-what it could be worth; so is the barest one, behind this stem and behind a linear one.
+subnets. The `WORST` subnets below `AIM` are trained alone by the same recipe, to see what they could be
+worth; so is the barest one, behind this stem and behind a linear one.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ import matplotlib.pyplot as plt
 
 AIM = 90.0  # % on *select*
 DRAWN = 20
+WORST = 3
 COMPARED = 300
 OUTSIDE = "neither mixers nor channel mixers"
 
@@ -58,8 +59,7 @@ def main() -> None:
         "mixer": alone(supernet, task, every_mixer.MIXERS, every_mixer.one_mixer()),
         "ffn": alone(supernet, task, every_mixer.FFNS, every_mixer.one_ffn()),
     }
-    for family in found.values():
-        trained_alone(family, task, recipe)
+    trained_alone({name: row for rows in found.values() for name, row in rows.items()}, task, recipe)
     barest = stems(task, recipe)
     difference = largest_difference(supernet, experiment.space, task, COMPARED)
     print(f"largest extraction difference over {COMPARED} random architectures: {difference}")
@@ -186,11 +186,13 @@ def alone(
 
 
 def trained_alone(rows: dict[str, dict[str, Any]], task: Task, recipe: Recipe) -> None:
-    """Adds to each row with a subnet below `AIM` what its least one is worth when trained alone."""
-    for name, row in rows.items():
+    """Adds to the `WORST` rows with a subnet below `AIM` what their least one is worth when trained alone."""
+    for name in sorted(rows, key=lambda name: rows[name]["least"])[:WORST]:
+        row = rows[name]
         if row["below"]:
             row["least_trained_alone"] = plain(row["worst"], task, recipe)
-            print(f"  least of {name}: {row['least']:.1f}, trained alone {row['least_trained_alone']:.1f}")
+            told = f"{row['least']:.1f}, trained alone {row['least_trained_alone']:.1f}"
+            print(f"  least of {name}: {told}", flush=True)
 
 
 def stems(task: Task, recipe: Recipe) -> dict[str, float]:
