@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import BertConfig, BertModel
 
 from nas.layout import Layout
 from nas.space import Space, oneof, repeat
+from search_spaces.pretrained.libraries import prepare
+
+prepare()
+from transformers import BertConfig, BertModel
 
 HEAD_DIM = 32
 

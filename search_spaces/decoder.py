@@ -10,11 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import Qwen2Config, Qwen2ForCausalLM
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from nas.layout import Layout
 from nas.space import Space, oneof, repeat
+from search_spaces.pretrained.libraries import prepare
+
+prepare()
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 
 @dataclass(frozen=True)

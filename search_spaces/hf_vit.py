@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import ViTConfig, ViTModel
-from transformers.models.vit.modeling_vit import ViTLayer
 
 from nas.space import Space, oneof, repeat
+from search_spaces.pretrained.libraries import prepare
+
+prepare()
+from transformers import ViTConfig, ViTModel
+from transformers.models.vit.modeling_vit import ViTLayer
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from timm.layers import Attention, Mlp
-from timm.models import VisionTransformer
 from torch import nn
 
 from nas.layout import Layout
 from nas.space import Space, oneof, repeat
+from search_spaces.pretrained.libraries import prepare
+
+prepare()
+from timm.layers import Attention, Mlp
+from timm.models import VisionTransformer
 
 
 @dataclass(frozen=True)

@@ -126,3 +126,13 @@ def test_the_half_that_searches_never_imports_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.py")), ids=lambda p: p.name)
+def test_other_peoples_libraries_are_prepared_before_they_are_imported(path):
+    """Else `import search_spaces.bert` fails where torchvision does not fit torch."""
+    prepared = False
+    for node in ast.parse(path.read_text()).body:
+        prepared |= isinstance(node, ast.Expr) and ast.unparse(node) == "prepare()"
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("transformers", "timm"):
+            assert prepared, f"line {node.lineno}: {ast.unparse(node)}"
