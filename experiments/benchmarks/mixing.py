@@ -354,7 +354,7 @@ def _counted(pieces: Pieces) -> dict[str, int]:
 
 
 def draw(pieces: Pieces) -> None:
-    figure, panels = plt.subplots(1, len(SEEDS), figsize=(12, 3.6), sharey=True)
+    figure, panels = plt.subplots(1, len(SEEDS), figsize=(12, 3.6), sharey=True, layout="constrained")
     for seed, axes in zip(SEEDS, panels, strict=True):
         for arm in ARMS:
             piece = pieces[arm, seed]
@@ -364,9 +364,10 @@ def draw(pieces: Pieces) -> None:
             thick = 2.4 if arm in (MIXED, ONE_MORE) else 1
             axes.step(mmacs[kept], accuracy[kept], where="post", linewidth=thick, label=arm)
         axes.set(title=f"seed {seed}", xlabel="MMACs", xscale="log")
+        axes.set_xticks([0.25, 0.5, 1, 2, 4], labels=["0.25", "0.5", "1", "2", "4"])
+        axes.minorticks_off()
     panels[0].set_ylabel("accuracy on select, %")
-    panels[0].legend(frameon=False, fontsize=7)
-    figure.tight_layout()
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     figure.savefig(FOLDER / "mixing.png", dpi=120)
 
 
