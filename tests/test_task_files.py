@@ -75,6 +75,28 @@ class TestFolders:
         task = from_path(folders(tmp_path, classes=("bus", "train")))
         assert task.names == ("bus", "train")
 
+    def test_what_tools_leave_behind_is_passed_over(self, tmp_path):
+        folders(tmp_path)
+        for folder in (tmp_path / "cat" / ".ipynb_checkpoints", tmp_path / "__MACOSX"):
+            folder.mkdir()
+            picture(0).save(folder / "0.png")
+        (tmp_path / "dog" / "._0.png").write_bytes(b"no image")
+        (tmp_path / "dog" / "folder.png").mkdir()
+        task = from_path(tmp_path)
+        assert (len(task.images), task.names) == (24, CLASSES)
+
+    def test_parts_without_train_are_no_classes(self, tmp_path):
+        folders(tmp_path / "val")
+        folders(tmp_path / "test")
+        with pytest.raises(DataError, match=r"it has test, val\. Rename the one to train on"):
+            from_path(tmp_path)
+
+    def test_deeper_pixels_are_refused(self, tmp_path):
+        folders(tmp_path)
+        Image.fromarray(np.full((6, 6), 40_000, np.uint16)).save(tmp_path / "cat" / "deep.png")
+        with pytest.raises(DataError, match=r"deep\.png must have 8 bits per channel: got I"):
+            from_path(tmp_path)
+
     def test_grey_pictures_have_one_channel_unless_some_have_colour(self, tmp_path):
         folders(tmp_path / "a", mode="L")
         assert from_path(tmp_path / "a").image_shape == (1, 6, 6)
@@ -144,6 +166,14 @@ class TestParquet:
     def test_a_single_file_is_split_whatever_its_name(self, tmp_path):
         assert len(from_path(parquet(tmp_path / "test.parquet")).images) == 24
 
+    @pytest.mark.parametrize("name", ["test/0000.parquet", "cifar10-test.parquet", "data/test.parquet"])
+    def test_what_is_called_test_is_kept_for_it(self, tmp_path, name):
+        for path, n in ((name.replace("test", "train"), 20), (name, 5)):
+            (tmp_path / path).parent.mkdir(exist_ok=True, parents=True)
+            parquet(tmp_path / path, n=n)
+        task = from_path(tmp_path)
+        assert task.splits["test"].tolist() == list(range(20, 25))
+
     def test_bad_files_are_named(self, tmp_path):
         (tmp_path / "a.parquet").write_bytes(b"PAR1 no parquet")
         with pytest.raises(DataError, match=r"a\.parquet must be a parquet file"):
@@ -175,7 +205,7 @@ def test_what_is_not_there_or_nothing_of_the_kind_is_named(tmp_path):
         from_path(tmp_path / "a.csv")
     with pytest.raises(DataError, match="for each of 2 classes or more"):
         from_path(tmp_path)
-    with pytest.raises(DataError, match="`side` must be 1 pixel or more: got 0"):
+    with pytest.raises(DataError, match="`side` must be a whole number of pixels, 1 or more: got 0"):
         from_path(folders(tmp_path / "a"), side=0)
 
 

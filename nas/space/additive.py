@@ -41,6 +41,8 @@ class Additive:
     def __call__(self, genes: np.ndarray) -> np.ndarray:
         """Costs of shape (n, features) for `genes` of shape (n, genes)."""
         genes = np.atleast_2d(np.asarray(genes, dtype=np.int64))
+        if not len(genes):
+            return self(self.space.encode(self.space.smallest()))[:0]
         parts = [self._site(i, cost, genes) for i, cost in self._sites()]
         width = max(part.shape[1] for part in parts)  # 0 where no row has the part
         parts = [part for part in parts if part.shape[1] == width]

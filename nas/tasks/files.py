@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,8 +64,8 @@ def from_path(
         if side is not None:
             raise DataError(f"`side` must be left out for arrays, which have theirs: got {side} for {path}.")
         return from_npz(path, shares=shares, augment=augment, batch_size=batch_size)
-    if side is not None and side < 1:
-        raise DataError(f"`side` must be 1 pixel or more: got {side}.")
+    if side is not None and (type(side) is not int or side < 1):
+        raise DataError(f"`side` must be a whole number of pixels, 1 or more: got {side!r}.")
     parts, names = _parquet(path, side) if _is_parquet(path) else _folders(path, side)
     test = parts.get("test")
     task = from_arrays(*parts["train"], test=test, shares=shares, augment=augment, batch_size=batch_size)
@@ -82,6 +83,11 @@ def _folders(root: Path, side: int | None) -> tuple[dict[str, Pictures], tuple[s
     below = {folder.name.lower(): folder for folder in _visible(root) if folder.is_dir()}
     pool, test = ([below[n] for n in names if n in below] for names in (POOL, TEST))
     if not any(_folders_in(below[n]) for n in TRAIN if n in below):
+        if below and all(name in POOL + TEST for name in below):
+            raise DataError(
+                f"{root} must hold train/ with a folder per class, or folders of classes alone: it has "
+                f"{', '.join(sorted(below))}. Rename the one to train on."
+            )
         pool, test = [root], []
     names = tuple(sorted({folder.name for part in pool for folder in _folders_in(part)}))
     if len(names) < 2:
@@ -113,7 +119,7 @@ def _class_folders(parts: Sequence[Path], names: Sequence[str], side: int | None
         for part in parts
         for label, name in enumerate(names)
         for file in sorted((part / name).rglob("*"))
-        if file.suffix.lower() in SUFFIXES
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not _hidden(file.relative_to(part))
     ]
     encoded = ((str(file), file.read_bytes()) for file, _ in files)
     labels = np.array([label for _, label in files], dtype=np.int64)
@@ -125,7 +131,12 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if not _hidden(p.relative_to(folder)))
+
+
+def _hidden(path: Path) -> bool:
+    """What tools leave behind, such as .ipynb_checkpoints/ and __MACOSX/."""
+    return any(part.startswith((".", "__")) for part in path.parts)
 
 
 # --- the hub's parquet --------------------------------------------------------------------------
@@ -137,12 +148,19 @@ def _is_parquet(path: Path) -> bool:
 
 def _parquet(path: Path, side: int | None) -> tuple[dict[str, Pictures], tuple[str, ...]]:
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-    test = [f for f in files if f.name.lower().startswith(TEST)]
-    pool = [f for f in files if f not in test] if len(files) > len(test) else files
-    test = [] if pool is files else test
+    test = [f for f in files if f != path and _is_test(f.relative_to(path))]
+    pool = [f for f in files if f not in test]
+    if not pool:
+        raise DataError(f"{path} must hold a parquet file to train on, but has {test[0].name} alone.")
     tables = {"train": [_table(f) for f in pool], "test": [_table(f) for f in test]}
     parts = {name: _rows(of, side) for name, of in tables.items() if of}
     return parts, _class_names(tables["train"][0][1])
+
+
+def _is_test(file: Path) -> bool:
+    """Whether a name or a folder on the way says so: test-00000.parquet, my-test.parquet, test/0.parquet."""
+    words = re.split(r"[^a-z]+", str(file.with_suffix("")).lower())
+    return any(word in TEST for word in words)
 
 
 def _table(file: Path) -> tuple[Path, pa.Table]:
@@ -215,10 +233,16 @@ def _decoded(encoded: Iterable[tuple[str, bytes]], n: int, side: int | None) -> 
 def _pixels(where: str, data: bytes, side: int | None) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            grey = opened.mode in ("1", "L", "LA", "I;16", "I")
-            image: Any = opened.convert("L" if grey else "RGB")
+            if opened.mode.startswith(("I", "F")):
+                raise DataError(
+                    f"{where} must have 8 bits per channel: got {opened.mode}, which would be cut off. Give "
+                    f"such images as arrays of floats, see `from_npz`."
+                )
+            image: Any = opened.convert("L" if opened.mode in ("1", "L", "LA") else "RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where} must be an image, but cannot be decoded: {error}.") from error
+        raise DataError(
+            f"{where} must be an image, but cannot be decoded ({type(error).__name__})."
+        ) from error
     if side is not None and image.size != (side, side):
         image = _cut(image, side)
     array = np.asarray(image)

@@ -310,6 +310,11 @@ class TestAdditive:
         together, apart = costs(), costs()
         assert np.array_equal(together(genes), np.concatenate([apart(row) for row in genes]))
 
+    def test_of_no_rows(self):
+        space = SPACES["hierarchical"]
+        none = np.empty((0, len(space.genes)), dtype=np.int64)
+        assert Additive(space, {hierarchical.Stage: lambda stage, at: [stage.width, 1]})(none).shape == (0, 2)
+
     def test_runs_once_per_distinct_reading(self):
         space = SPACES["hierarchical"]
         rng = np.random.default_rng(0)
