@@ -110,7 +110,7 @@ class PooledAttention(Attention):
 
     def _offsets(self, queries: int, keys: int) -> Tensor:
         """Places in a table, (queries, keys)."""
-        index = _offsets(queries, keys, self.mixer.span)
+        index = _offsets(int(queries), int(keys), self.mixer.span)  # a trace has tensors here
         return torch.from_numpy(index).to(self.offsets_h.device)
 
 

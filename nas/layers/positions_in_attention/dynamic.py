@@ -42,6 +42,7 @@ class DynamicBiasNetwork(PositionInAttention):
         )
 
     def bias(self, height: int, width: int) -> Tensor:
+        height, width = int(height), int(width)  # an exporter's trace has tensors here
         layers, weight = self.dynamic, self.dynamic["first"].weight
         offsets = torch.from_numpy(_offsets(height, width)).to(weight.device, weight.dtype)
         y = layers["second"](layers["norm1"](layers["first"](offsets)).relu())

@@ -39,6 +39,7 @@ class OffsetBiasTable(PositionInAttention):
         self.offset = nn.Parameter(torch.zeros(heads, span, span))
 
     def bias(self, height: int, width: int) -> Tensor:
+        height, width = int(height), int(width)  # an exporter's trace has tensors here
         if max(height, width) > self.span:
             raise SpaceError(
                 f"The span of an offset bias must hold its groups: got {height}×{width} for "
