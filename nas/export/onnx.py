@@ -114,4 +114,7 @@ def _known_warnings_silenced() -> Iterator[None]:
         for message in ("You are using the legacy TorchScript", "The feature will be removed"):
             warnings.filterwarnings("ignore", message, DeprecationWarning)
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings(
+            "ignore", "Constant folding - Only steps=1", UserWarning
+        )  # it goes on without
         yield

@@ -28,7 +28,17 @@ class RMSNorm(Norm):
     eps: float = 1e-6
 
     def build(self, width: int) -> nn.Module:
-        return nn.RMSNorm(width, eps=self.eps)
+        return ChannelRMSNorm(width, eps=self.eps)
+
+
+class ChannelRMSNorm(nn.RMSNorm):
+    """PyTorch's, written out for exporters, of which some do not know it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_tracing():
+            return super().forward(x)
+        assert self.eps is not None
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,5 +88,25 @@ class LinearReductionAttention(ReducedAttention):
         self.pooled = nn.ModuleDict({"linear": nn.Linear(width, width), "norm": mixer.norm.build(width)})
 
     def reduced(self, x_BHWC: Tensor) -> Tensor:
-        x_BCpp = F.adaptive_avg_pool2d(x_BHWC.permute(0, 3, 1, 2), self.pool)
+        x_BCpp = pooled_to(x_BHWC.permute(0, 3, 1, 2), self.pool)
         return F.gelu(self.pooled["norm"](self.pooled["linear"](x_BCpp.permute(0, 2, 3, 1))))
+
+
+def pooled_to(x_BCHW: Tensor, side: int) -> Tensor:
+    """Means over `side` × `side` parts of a map, (B, C, side, side); they overlap where they don't divide it.
+
+    As products with constant matrices for exporters, some of which want parts that divide the map.
+    """
+    if not torch.jit.is_tracing():
+        return F.adaptive_avg_pool2d(x_BCHW, side)
+    rows, columns = (_shares(int(n), side).to(x_BCHW) for n in x_BCHW.shape[2:])
+    return rows @ x_BCHW @ columns.T
+
+
+def _shares(n: int, parts: int) -> Tensor:
+    """How much each of `n` places counts in each part, (parts, n)."""
+    shares = torch.zeros(parts, n)
+    for i in range(parts):
+        start, end = i * n // parts, -(-(i + 1) * n // parts)
+        shares[i, start:end] = 1 / (end - start)
+    return shares

@@ -37,8 +37,8 @@ class LocalValues(PositionInAttention):
         return {"lepe.weight": Layout((h, e, 1, k, k), centred=(3, 4)), "lepe.bias": Layout((h, e))}
 
     def local(self, v: Tensor, height: int, width: int, heads: slice = slice(None)) -> Tensor:
-        B, n, h, N, e = v.shape
+        _, n, h, N, e = v.shape
         weight, bias = (p.unflatten(0, (self.heads, e))[heads].flatten(0, 1) for p in self.lepe.parameters())
-        v_BCHW = v.transpose(3, 4).reshape(B * n, h * e, height, width)
+        v_BCHW = v.transpose(3, 4).reshape(-1, h * e, height, width)
         y = F.conv2d(v_BCHW, weight, bias, padding=self.kernel // 2, groups=h * e)
-        return y.reshape(B, n, h, e, N).transpose(3, 4)
+        return y.reshape(-1, n, h, e, N).transpose(3, 4)
