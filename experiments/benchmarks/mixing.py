@@ -2,8 +2,9 @@
 
     python -m experiments.benchmarks.mixing DATA [folder of pieces [share/shares]]
 
-DATA is what `experiments/cifar10_small.py` takes. Every supernet is trained for the same core-seconds
-(`BUDGET`), all passes of all subnets counted, and searched with as many evaluations. Fronts are chosen on
+DATA is what `experiments/cifar10_small.py` takes. Every supernet gets the epochs that are to take `BUDGET`
+core-seconds, all passes of all subnets counted, by one timing of all in turn (what each took is in the
+results), and is searched with as many evaluations. Fronts are chosen on
 *search* and compared on *select*: hypervolume of accuracy against multiply-accumulates on `SCALE`, with a
 bootstrap over seeds and images. A seventh supernet has one mixer more: what does that cost the others?
 
