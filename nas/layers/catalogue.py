@@ -58,7 +58,8 @@ Written by `python -m nas.layers.catalogue > docs/choices.md` from the classes t
 
 Genes are what a space may vary per block or per stage (`heads=oneof(1, 2, 4)`), with the values that
 tests and default spaces use; other values may stand in an architecture, kernels being odd.
-Options are fields that are usually fixed. Every mixer and channel mixer has `bits` besides. [Spaces](spaces.md) shows how to use them.
+Options are fields that are usually fixed. Every mixer and channel mixer has `bits` besides.
+[Spaces](spaces.md) shows how to use them.
 """
 
 
