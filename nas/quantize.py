@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.errors import SpaceError
+from nas.layers.choice import BITS
 
-BITS = (4, 8, 32)
 GROUP = 32
 SCALE_BYTES = 4
 

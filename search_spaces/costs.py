@@ -32,8 +32,8 @@ from search_spaces.hierarchical import (
     Stage,
     StageModule,
     build_block,
-    map_side,
 )
+from search_spaces.laws import map_side
 
 FIGURES = ("parameters", "mmacs", "activation_bytes", "peak_bytes", "size_bytes")
 """Columns of `figures`: weights; 10^6 multiply-accumulates; bytes of all outputs of kernels and the most that

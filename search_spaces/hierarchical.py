@@ -6,6 +6,7 @@ What a mixer, a channel mixer, a norm, a stem … may be is in `nas.layers`, a f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from nas.layers import (
     Bits,
     Block,
     ChannelMixer,
+    Checked,
     Choice,
     ConditionalPosition,
     Downsample,
@@ -25,8 +27,6 @@ from nas.layers import (
     LayerNorm,
     Mixer,
     Mlp,
-    NoFfn,
-    NoMixer,
     Norm,
     OverlapStem,
     PatchMerging,
@@ -34,11 +34,23 @@ from nas.layers import (
     Stem,
     Window,
     genes_of,
+    setting,
 )
 from nas.layers.block import call, each
 from nas.layers.choice import Parts
 from nas.layers.downsampling.query_pooling import QueryPooling
-from nas.space import FIRST, Constraint, Context, Space, materialise, oneof, repeat
+from nas.space import FIRST, Constraint, Space, oneof, repeat
+from search_spaces.laws import (
+    FitsTheMap,
+    PoolsQueries,
+    ShiftsSomething,
+    does_something,
+    holds_together,
+    one_token,
+    other_width,
+    takes_tokens,
+    takes_width,
+)
 
 C = TypeVar("C", bound=Choice)
 MERGING = PatchMerging()
@@ -46,14 +58,14 @@ CONDITIONAL = ConditionalPosition()
 
 
 @dataclass(frozen=True)
-class ClassToken:
+class ClassToken(Checked):
     """A learned token beside the map (ViT, Dosovitskiy et al., 2021), with a `position` of its own or not."""
 
     position: bool = False
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Checked):
     """Blocks at one resolution.
 
     Attributes:
@@ -71,7 +83,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Head:
+class Head(Checked):
     """Norm, mean over positions (or the class token, `pool="token"`), linear classifier.
 
     Attributes:
@@ -80,14 +92,14 @@ class Head:
         classifiers: as many, whose mean is the answer (two where one was taught by distillation, DeiT).
     """
 
-    pool: str = "mean"
+    pool: str = setting("mean", kw_only=False, among=("mean", "token"))
     norm: Norm | None = LayerNorm()
     norm_first: bool = True
     classifiers: int = 1
 
 
 @dataclass(frozen=True)
-class HierarchicalTransformer:
+class HierarchicalTransformer(Checked):
     """A stem, stages, and a head."""
 
     stem: Stem
@@ -132,22 +144,32 @@ def space(
         down: how a map comes from stage to stage, or a choice of that; None: all stages have one resolution.
         position: what tells the positions of a stage apart, or a choice of that.
         bits: of the weights of each mixer and channel mixer.
-        patch: side of a token in pixels; default: the smallest that leaves a map of at most 8 × 8 which
-            every stage can halve.
+        patch: side of a token in pixels; default: the smallest that leaves a map of at most 8 × 8 (or the
+            smallest beyond) which every stage can halve.
         constraints: laws beside those that every legal architecture keeps to, such as `NeverGoesBack`.
 
     Raises:
         DataError: images that are not square, or that no patch divides so.
+        SpaceError: an argument without values, or with one that no part can have.
 
     Example:
         >>> space(task, mixers=(Global(oneof(1, 2, 4)), DepthwiseConv(oneof(3, 5))), depths=(2, 6))
     """
     channels, side = _square(task.image_shape)
+    given = {"heads": heads, "windows": windows, "ratios": ratios, "bits": bits, "widths": widths}
+    for name, values in given.items():
+        _require_some(name, values)
+    for choices in widths:
+        _require_some("widths", choices)
+    if not isinstance(depths, Sequence) or len(depths) != 2:
+        raise SpaceError(f"`depths` must be the fewest and the most blocks of a stage: got {depths!r}.")
     if mixers is None:
         window = {"heads": oneof(*heads), "size": oneof(*windows)}
         mixers = Window(**window, shift=False), Window(**window, shift=True), Global(oneof(*heads))
     if ffns is None:
         ffns = (Mlp(oneof(*ratios)),)
+    _require_choices("mixers", mixers, Mixer, "Global(oneof(1, 2))")
+    _require_choices("ffns", ffns, ChannelMixer, "Mlp(oneof(1, 2))")
     width_bits = Bits(oneof(*bits))
     blocks = repeat(
         block(
@@ -157,7 +179,7 @@ def space(
         *depths,
     )
     template = HierarchicalTransformer(
-        stem=stem or OverlapStem(patch or _patch(side, len(widths))),
+        stem=stem or OverlapStem(_patch(side, len(widths)) if patch is None else patch),
         stages=tuple(
             Stage(oneof(*choices), blocks, down if i else None, position) for i, choices in enumerate(widths)
         ),
@@ -176,6 +198,21 @@ def with_holes(choice: type[C], **fixed: Any) -> C:
     """
     holes = {name: oneof(*values) for name, values in genes_of(choice).items() if name not in fixed}
     return choice(**holes, **fixed)
+
+
+def _require_some(name: str, values: Any) -> None:
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise SpaceError(f"`{name}` must be a tuple that is not empty: got {values!r}.")
+
+
+def _require_choices(name: str, choices: Any, family: type[Choice], example: str) -> None:
+    _require_some(name, choices)
+    for choice in choices:
+        if not isinstance(choice, family):
+            raise SpaceError(
+                f"`{name}` must hold instances of {family.__name__}, with values or holes, such as "
+                f"{example}: got {choice!r}."
+            )
 
 
 def _either(options: Sequence[Any]) -> Any:
@@ -198,160 +235,6 @@ def laws(image_side: int) -> list[Constraint]:
     ]
 
 
-@dataclass(frozen=True)
-class FitsTheMap:
-    """Windows tile their map, strides divide it."""
-
-    image_side: int
-
-    def __call__(self, part: Mixer | Downsample | Stem, context: Context) -> str | None:
-        side = self.image_side
-        if not isinstance(part, Stem):
-            side = map_side(self.image_side, context, before=isinstance(part, Downsample))
-        return part.misfit(side, side)
-
-
-@dataclass(frozen=True)
-class ShiftsSomething:
-    """Only several windows can shift."""
-
-    image_side: int
-
-    def __call__(self, window: Window, context: Context) -> str | None:
-        if not window.shift or window.size < (side := map_side(self.image_side, context)):
-            return None
-        return (
-            f"must leave more than one window to shift: got size={window.size} on {side}×{side}. "
-            f"Use shift=False or a smaller size."
-        )
-
-
-def takes_width(stage: Stage, context: Context) -> str | None:
-    """Stem or downsampling can make the width; without a downsampling nothing could change it."""
-    i, root = context.index("stages"), context.root
-    if i and stage.down is None and stage.width != root.stages[i - 1].width:
-        return (
-            f"must have the width of the stage before, {root.stages[i - 1].width}, where down=None: got "
-            f"width={stage.width}. Choose a `down`."
-        )
-    maker = stage.down if i else root.stem
-    if maker is None or isinstance(maker, QueryPooling):
-        return None
-    try:  # nobody knows better than the builder
-        with torch.device("meta"):
-            materialise(maker).build(root.stages[i - 1].width if i else root.channels, stage.width)
-    except SpaceError as error:
-        return f"must have a width that it can be given. {error}"
-    return None
-
-
-@dataclass(frozen=True)
-class PoolsQueries:
-    """Query pooling is the work of the first block's mixer."""
-
-    image_side: int
-
-    def __call__(self, stage: Stage, context: Context) -> str | None:
-        if not isinstance(stage.down, QueryPooling) or context.index("stages") == 0:
-            return None
-        if not stage.blocks:
-            return "must have a block, which pools the queries, where down=QueryPooling. Use another `down`."
-        if any(before.token is not None for before in context.root.stages[: context.index("stages")]):
-            return "must not get a token beside the map, where down=QueryPooling. Use another `down`."
-        mixer = stage.blocks[0].mixer
-        if mixer.__class__.build_pooling is Mixer.build_pooling:
-            return (
-                f"must begin with a mixer that can pool its queries, where down=QueryPooling: got "
-                f"{mixer.__class__.__name__}. Use Global, MaskUnit or Pooled, or another `down`."
-            )
-        side = map_side(self.image_side, context, before=True)
-        return mixer.misfit_pooling(side, side, stage.down.stride) or stage.blocks[0].misfit_pooling()
-
-
-def holds_together(block: Block, _: Context) -> str | None:
-    """A block's parts and their arrangement go together."""
-    return block.mismatch()
-
-
-def does_something(block: Block, _: Context) -> str | None:
-    """An empty block would be a shorter stage under another name."""
-    parts = (getattr(block, name) for name in ("mixer", "ffn", "mixer2", "ffn2"))
-    if not all(part is None or isinstance(part, (NoMixer, NoFfn)) for part in parts):
-        return None
-    return "must do something: got NoMixer and NoFfn. Use another mixer or ffn, or a block fewer."
-
-
-def one_token(stage: Stage, context: Context) -> str | None:
-    """Blocks take one token beside the map."""
-    before = context.root.stages[: context.index("stages")]
-    if stage.token is None or all(other.token is None for other in before):
-        return None
-    return "must leave the class token to one stage: an earlier one has it already. Use token=None."
-
-
-def takes_tokens(part: Mixer | ChannelMixer | Downsample, context: Context) -> str | None:
-    """From the stage on where a class token joins, every part has something to do with it."""
-    stages = context.root.stages[: context.index("stages") + (not isinstance(part, Downsample))]
-    if part.takes_tokens or all(stage.token is None for stage in stages):
-        return None
-    return (
-        f"must take the class token beside the map, which {type(part).__name__} does not. Use Global, "
-        f"ConvProjection, Mlp, Gated, DepthwisePooling(tokens=True), or no `token`."
-    )
-
-
-@dataclass(frozen=True)
-class NeverGoesBack:
-    """Once a block uses one of `late`, none after it uses one of `early` (EfficientFormer, Li et al., 2022,
-    §4.1: pooling first, attention last).
-
-    Example:
-        >>> Constraint(Block, NeverGoesBack(late=(Global,), early=(Pooling,)))
-    """
-
-    late: tuple[type, ...]
-    early: tuple[type, ...]
-
-    def __call__(self, block: Block, context: Context) -> str | None:
-        if not isinstance(block.mixer, self.early):
-            return None
-        stage, i = context.index("stages"), context.index("blocks")
-        before = [b for s in context.root.stages[:stage] for b in s.blocks] + list(context.parent.blocks[:i])
-        if any(isinstance(b.mixer, self.late) for b in before):
-            return (
-                f"must not go back: {block.mixer.__class__.__name__} comes after one of "
-                f"{', '.join(c.__name__ for c in self.late)}."
-            )
-        return None
-
-
-@dataclass(frozen=True)
-class OneMixerPerStage:
-    """All blocks of a stage mix with the same kind, which each stage chooses (Visformer, Chen et al., 2021,
-    §3.2: convolutions in early stages, attention in late ones).
-
-    Example:
-        >>> Constraint(Block, OneMixerPerStage())
-    """
-
-    def __call__(self, block: Block, context: Context) -> str | None:
-        if context.index("blocks") == 0:
-            return None
-        first, mixer = context.parent.blocks[0].mixer.__class__, block.mixer.__class__
-        if mixer is first:
-            return None
-        return f"must mix as the first block of its stage does, with {first.__name__}: got {mixer.__name__}."
-
-
-def map_side(image_side: int, context: Context, *, before: bool = False) -> int:
-    """Side of the feature map at a place inside a stage, or `before` that stage."""
-    side = context.root.stem.after(image_side)
-    for stage in context.root.stages[: context.index("stages") + (not before)]:
-        if stage.down is not None:
-            side = stage.down.after(side)
-    return int(side)
-
-
 def _square(shape: tuple[int, ...]) -> tuple[int, int]:
     channels, height, width = shape
     if height != width:
@@ -360,13 +243,14 @@ def _square(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _patch(side: int, stages: int) -> int:
+    step = 2 ** (stages - 1)
     for patch in range(1, side + 1):
         on_map = side // patch
-        if side % patch == 0 and on_map <= 8 and on_map % 2 ** (stages - 1) == 0:
+        if side % patch == 0 and on_map <= max(8, step) and on_map % step == 0:
             return patch
     raise DataError(
-        f"The side of the images must have a divisor that leaves a map of at most 8×8 which {stages} "
-        f"stages can halve: got {side}. Resize them to a multiple of {2 ** (stages - 1)}, such as 8 or 32."
+        f"The side of the images must be a multiple of {step}, so that {stages} stages can halve the map: "
+        f"got {side}. Resize them, to {step * math.ceil(side / step)} say, or give fewer `widths`."
     )
 
 
@@ -395,6 +279,8 @@ class StageModule(nn.Module):
     def __init__(self, previous: int | None, stage: Stage) -> None:
         super().__init__()
         width = stage.width
+        if stage.down is None and previous not in (None, width):
+            raise SpaceError(f"A stage {other_width(previous, width)}")
         self.pools = previous is not None and isinstance(stage.down, QueryPooling)
         self.down = None
         if previous is not None and stage.down is not None and not self.pools:
@@ -441,8 +327,6 @@ class HeadModule(nn.Module):
 
     def __init__(self, width: int, classes: int, head: Head) -> None:
         super().__init__()
-        if head.pool not in ("mean", "token"):
-            raise SpaceError(f"`head.pool` must be 'mean' or 'token': got {head.pool!r}.")
         self.pool, self.norm_first = head.pool, head.norm_first
         self.norm = head.norm.build(width) if head.norm else nn.Identity()
         self.linear = nn.Linear(width, classes)

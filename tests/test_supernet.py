@@ -332,7 +332,7 @@ def test_extracted_modules_share_nothing_with_the_bank(supernets):
 
 
 def test_unknown_mixer_is_refused():
-    with pytest.raises(SpaceError, match=r"`mixer` of a block must be a Mixer: got Mlp"):
+    with pytest.raises(SpaceError, match=r"`mixer` of Block must be a Mixer: got Mlp"):
         hierarchical.Block(hierarchical.Mlp(1), hierarchical.Mlp(1)).build(8)
 
 

@@ -8,6 +8,7 @@ from nas.layers.attention import (
     AttentionMixer,
     AttentionPosition,
     NoPosition,
+    PositionedAttention,
     PositionInAttention,
     RelativeBias,
 )
@@ -22,12 +23,11 @@ from nas.layers.choice import (
     Parts,
     Position,
     Stem,
-    gene,
-    genes_of,
 )
 from nas.layers.downsampling.merging import PatchMerging
 from nas.layers.ffns.mlp import Mlp
 from nas.layers.ffns.none import NoFfn
+from nas.layers.fields import Checked, gene, genes_of, setting
 from nas.layers.mixers.everywhere import Global
 from nas.layers.mixers.none import NoMixer
 from nas.layers.mixers.window import Window
@@ -47,6 +47,7 @@ __all__ = [
     "Bits",
     "Block",
     "ChannelMixer",
+    "Checked",
     "Choice",
     "ConditionalPosition",
     "Downsample",
@@ -65,6 +66,7 @@ __all__ = [
     "PatchStem",
     "Position",
     "PositionInAttention",
+    "PositionedAttention",
     "RMSNorm",
     "RelativeBias",
     "RepBN",
@@ -72,4 +74,5 @@ __all__ = [
     "Window",
     "gene",
     "genes_of",
+    "setting",
 ]

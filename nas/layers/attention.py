@@ -8,30 +8,44 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.errors import SpaceError
-from nas.layers.choice import Choice, Mixer, Norm, gene
+from nas.layers.choice import Choice, Mixer, Norm
+from nas.layers.fields import gene
 from nas.layers.grouping import join_heads, relative_index, split_heads
 from nas.layout import Layout
 
 
 @dataclass(frozen=True)
 class AttentionPosition(Choice):
-    """What tells attention where its tokens stand."""
+    """What tells attention where its tokens stand.
+
+    Attributes:
+        of_maps: whether all queries and keys must be those of the map, so that no tokens stand beside it.
+        takes_pooled: whether there may be fewer queries than keys.
+    """
+
+    of_maps: ClassVar[bool] = False
+    takes_pooled: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, heads: int, head_dim: int, value_dim: int, span: int | None) -> PositionInAttention:
-        """`span` is the largest side of a group, None where any map may come."""
+        """`span` is the side of a group, None where any map may come."""
+
+    def clash(self, head_dim: int, span: int | None, height: int, width: int) -> str | None:
+        """What is wrong with this position in groups of height × width tokens; the rest as of `build`."""
+        return None
 
 
 class PositionInAttention(nn.Module):
     """The three places at which a position can enter; each does nothing here."""
 
-    of_maps = False  # whether all queries and keys must be those of the map
+    of_maps = False  # as of the choice
 
     def bias(self, height: int, width: int) -> Tensor | None:
         """What is added to the scores of a group of height × width tokens, (h, N, N)."""
@@ -50,6 +64,8 @@ class PositionInAttention(nn.Module):
 class NoPosition(AttentionPosition):
     """Attention that does not know where its tokens stand."""
 
+    takes_pooled = True
+
     def build(self, heads: int, head_dim: int, value_dim: int, span: int | None) -> PositionInAttention:
         return PositionInAttention()
 
@@ -58,13 +74,21 @@ class NoPosition(AttentionPosition):
 class RelativeBias(AttentionPosition):
     """A learned number per head and offset, added to the scores (Swin, Liu et al., 2021, §3.2)."""
 
+    of_maps = True
+
     def build(self, heads: int, head_dim: int, value_dim: int, span: int | None) -> PositionInAttention:
         if span is None:
-            raise SpaceError(
-                "A relative bias must know its largest offset, which only groups of one size say. Use it in "
-                "windows, or DynamicBias, which any map may have."
-            )
+            raise SpaceError(f"Attention {NO_SPAN}")
         return RelativeBiasTable(heads, span)
+
+    def clash(self, head_dim: int, span: int | None, height: int, width: int) -> str | None:
+        return NO_SPAN if span is None else None
+
+
+NO_SPAN = (
+    "must have groups of one size, which tell RelativeBias its largest offset. Use it in windows, or "
+    "DynamicBias, which any map may have."
+)
 
 
 class RelativeBiasTable(PositionInAttention):
@@ -106,6 +130,33 @@ class AttentionMixer(Mixer):
     out_bias: bool = field(default=True, kw_only=True)
     qk_norm: Norm | None = field(default=None, kw_only=True)
     sub_norm: Norm | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class PositionedAttention(AttentionMixer):
+    """Attention within groups of tokens, that may be told where these stand."""
+
+    position: AttentionPosition = field(default=NoPosition(), kw_only=True)
+
+    @property
+    def span(self) -> int | None:
+        """Side of a group; None where it depends on the map."""
+        return None
+
+    @abstractmethod
+    def group(self, height: int, width: int) -> tuple[int, int]:
+        """Sides of a group of a map of height × width."""
+
+    def misfit(self, height: int, width: int) -> str | None:
+        return self.position.clash(self.head_dim, self.span, *self.group(height, width))
+
+    def misfit_pooling(self, height: int, width: int, stride: int) -> str | None:
+        if self.position.takes_pooled:
+            return self.misfit(height // stride, width // stride)
+        return (
+            f"must have as many queries as keys for {self.position.__class__.__name__}: got queries pooled "
+            f"by {stride}. Use NoPosition there."
+        )
 
 
 class Attention(nn.Module):

@@ -13,6 +13,7 @@ from nas.errors import SpaceError
 from nas.layers.choice import ChannelMixer, Choice, Mixer, Norm, Parts
 from nas.layers.downsampling.query_pooling import QueryPooling
 from nas.layers.ffns.none import NoFfn
+from nas.layers.fields import setting
 from nas.layers.mixers.none import NoMixer
 from nas.layers.norms import LayerNorm
 
@@ -40,27 +41,13 @@ class Block(Choice):
     mixer: Mixer
     ffn: ChannelMixer
     norm: Norm = LayerNorm()
-    placement: str = "pre"
-    topology: str = "series"
-    layer_scale: float | None = None
+    placement: str = setting("pre", kw_only=False, among=PLACEMENTS)
+    topology: str = setting("series", kw_only=False, among=TOPOLOGIES)
+    layer_scale: float | None = setting(None, kw_only=False, least=0)
     mixer2: Mixer | None = None
     ffn2: ChannelMixer | None = None
 
     def build(self, width: int) -> nn.Module:
-        for name, part, family in (
-            ("mixer", self.mixer, Mixer),
-            ("ffn", self.ffn, ChannelMixer),
-            ("mixer2", self.mixer2 or self.mixer, Mixer),
-            ("ffn2", self.ffn2 or self.ffn, ChannelMixer),
-        ):
-            if not isinstance(part, family):
-                raise SpaceError(f"`{name}` of a block must be a {family.__name__}: got {part!r}.")
-        for name, value, known in (
-            ("placement", self.placement, PLACEMENTS),
-            ("topology", self.topology, TOPOLOGIES),
-        ):
-            if value not in known:
-                raise SpaceError(f"`{name}` of a block must be one of {', '.join(known)}: got {value!r}.")
         if problem := self.mismatch():
             raise SpaceError(f"A block {problem}")
         return _MODULES[self.topology](width, self)
@@ -166,6 +153,10 @@ class PoolingBlock(ResidualBlock):
         self.mixer = mixer.build_pooling(width, out_width, pooling.stride)
 
     def forward(self, *parts: Tensor) -> Parts:
+        if len(parts) > 1:
+            raise SpaceError(
+                "A block that pools queries must not get a token beside the map. Use another `down`."
+            )
         (normed,) = each(self.norm1, parts)
         skipped = self.pooling.pooled(self.skip(normed))
         parts = add((skipped,), self.scaled("1", call(self.mixer, (normed,))))

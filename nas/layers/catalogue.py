@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import nas.layers
 from nas.layers.attention import AttentionPosition
-from nas.layers.choice import ChannelMixer, Choice, Downsample, Mixer, Norm, Position, Stem, genes_of
+from nas.layers.choice import ChannelMixer, Choice, Downsample, Mixer, Norm, Position, Stem
+from nas.layers.fields import genes_of
 
 FAMILIES: dict[type[Choice], str] = {
     Mixer: "Mixers",

@@ -7,44 +7,32 @@ and the plain module that it builds. Families are base classes; a new member is 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from nas.errors import SpaceError
+from nas.layers.fields import Checked, setting
 
 Parts = tuple[Tensor, ...]
 """What flows through a network: the map (B, H, W, C), and beside it, if there are any, tokens (B, T, C)."""
 
 
-def gene(*values: Any, default: Any = MISSING, kw_only: Any = MISSING) -> Any:
-    """A field that a search may vary.
-
-    `values`, from small to large, are those that contract tests, the list of choices and default spaces
-    use; an architecture may hold others.
-
-    Example:
-        >>> size: int = gene(2, 4, 8)
-    """
-    return field(default=default, kw_only=kw_only, metadata={"values": values})
-
-
-def genes_of(choice: type) -> dict[str, tuple[Any, ...]]:
-    """The fields of a choice that a search may vary, with their values."""
-    return {f.name: f.metadata["values"] for f in fields(choice) if "values" in f.metadata}
+BITS = (4, 8, 32)
+"""Widths at which weights may be stored."""
 
 
 @dataclass(frozen=True)
-class Bits:
+class Bits(Checked):
     """Bit-width at which the weights of a part are stored."""
 
-    weight: int = 32
+    weight: int = setting(32, kw_only=False, among=BITS)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A part of an architecture.
+class Choice(Checked):
+    """A part of an architecture; its fields are checked when it is made.
 
     Attributes:
         takes_tokens: whether its module takes tokens (B, T, C) beside the map, too.
@@ -118,7 +106,7 @@ class Stem(Choice):
 
     @abstractmethod
     def build(self, channels: int, width: int) -> nn.Module:
-        """A module from an image (B, channels, H, W) to a map (B, H / stride, W / stride, width)."""
+        """A module from an image (B, channels, H, W) to a map (B, after(H), after(W), width)."""
 
     def misfit(self, height: int, width: int) -> str | None:
         return not_multiple(self.__class__.__name__, self.stride, height, width)

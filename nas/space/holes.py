@@ -20,6 +20,11 @@ class OneOf:
     options: tuple[Any, ...]
 
     @property
+    def possible(self) -> tuple[Any, ...]:
+        """What may stand in the hole; of numbers and tuples, the ends of the range."""
+        return self.options
+
+    @property
     def cardinality(self) -> int:
         return len(self.options)
 
@@ -39,6 +44,10 @@ class Repeat:
     high: int
 
     @property
+    def possible(self) -> tuple[Any, ...]:
+        return (self.block,) * self.low, (self.block,) * self.high
+
+    @property
     def cardinality(self) -> int:
         return self.high - self.low + 1
 
@@ -55,6 +64,10 @@ class Between:
     high: float
     log: bool = False
     cardinality: int = 1001
+
+    @property
+    def possible(self) -> tuple[Any, ...]:
+        return self.low, self.high
 
     @property
     def ascending(self) -> tuple[int, ...]:
@@ -84,6 +97,10 @@ class Tied:
 
     name: str
     hole: OneOf | Repeat | Between
+
+    @property
+    def possible(self) -> tuple[Any, ...]:
+        return self.hole.possible
 
 
 Hole = OneOf | Repeat | Between

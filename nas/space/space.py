@@ -72,9 +72,13 @@ class Space:
         sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 10 * len(self.genes)))
         self._counts: Memo[int] = Memo()
         self._options: Memo[tuple[int, ...]] = Memo()
+        self._refused = ""  # the first that a constraint said
+        if not self.genes:
+            self.check(template)
         if self.size == 0:
             raise SpaceError(
-                "A space must hold at least one legal architecture, but its constraints leave none."
+                f"A space must hold at least one legal architecture, but its constraints leave none: "
+                f"{self._refused or 'no choice is left.'}"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -267,7 +271,8 @@ class Space:
         """Whether all constraints that can be judged at gene `i` hold, and the genes this depends on."""
         reader = Reader(self._flat, genes, i + 1)
         for site, constraint in self._checks.get(i, ()):
-            if reader.holds(site.condition) and self._violation(site, constraint, reader):
+            if reader.holds(site.condition) and (problem := self._violation(site, constraint, reader)):
+                self._refused = self._refused or f"`{site.path or 'architecture'}` {problem}"
                 return False, reader.reads
         return True, reader.reads
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 
 from nas.layers import (
+    AttentionPosition,
     BatchNorm,
     Bits,
     Block,
@@ -19,6 +20,7 @@ from nas.layers import (
     PatchMerging,
     PatchStem,
     Position,
+    PositionedAttention,
     RepBN,
     RMSNorm,
     Stem,
@@ -27,6 +29,7 @@ from nas.layers import (
 )
 from nas.layers.catalogue import members
 from nas.layers.downsampling.depthwise_pooling import DepthwisePooling
+from nas.layers.downsampling.query_pooling import QueryPooling
 from nas.layers.ffns.gated import Gated
 from nas.layers.mixers.convolutional_projection import ConvProjection
 from nas.layers.mixers.depthwise import DepthwiseConv
@@ -116,3 +119,25 @@ def every_token(side: int = SIDE, *, early: bool = True) -> Space:
     )
     head = Head(pool=oneof("token", "mean"))
     return Space(HierarchicalTransformer(PatchStem(oneof(2, 4)), stages, 5, 3, head), laws(side))
+
+
+def every_position(side: int = SIDE) -> Space:
+    """All positions inside attention, in all attention that takes one; class tokens; pooled queries."""
+    positions = oneof(*(with_holes(position) for position in members(AttentionPosition)))
+    dims = oneof(7, 8)  # an odd one has no pairs to turn
+    mixers = [
+        replace(largest(mixer), heads=2, head_dim=dims, position=positions)
+        for mixer in members(Mixer)
+        if issubclass(mixer, PositionedAttention)
+    ]
+    blocks = repeat(Block(oneof(*mixers, Pooled(2, 2, span=oneof(4, 8, 16))), Mlp(1)), 1, 2)
+    token = oneof(None, ClassToken())
+    down = oneof(PatchMerging(), QueryPooling(), DepthwisePooling(tokens=True))
+    stages = Stage(16, blocks, token=token), Stage(oneof(16, 32), blocks, down, token=token)
+    return Space(HierarchicalTransformer(PatchStem(2), stages, 5, 3), laws(side))
+
+
+def largest(choice: type[Mixer]) -> Mixer:
+    """An example with all genes but `heads` that have no default at their largest value."""
+    required = {f.name for f in fields(choice) if f.default is MISSING}
+    return choice(**{name: values[-1] for name, values in genes_of(choice).items() if name in required})

@@ -5,8 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hierarchical.spaces import (
+    SIDE,
+    every_arrangement,
+    every_entry,
+    every_mixer,
+    every_position,
+    every_token,
+)
 
-from nas.errors import SpaceError
+from nas.errors import DataError, SpaceError
 from nas.layers import (
     Block,
     ChannelMixer,
@@ -94,3 +102,104 @@ def test_a_token_may_be_a_choice():
     block = Block(oneof(Global(1), Window(1, 2)), Mlp(1))
     stage = Stage(16, (block,), token=oneof(None, ClassToken()))
     assert Space(HierarchicalTransformer(PatchStem(1), (stage,), classes=3), laws(8)).size == 3
+
+
+# --- the laws and what runs -------------------------------------------------------------------------
+
+STRICTER = ("must leave more than one window to shift", "must do something")
+"""What runs, and is refused all the same: it would be another architecture under another name."""
+
+
+def failure(architecture) -> str | None:
+    """What is said where it is built and run, without computing anything."""
+    try:
+        with torch.device("meta"):
+            y = hierarchical.build(architecture).eval()(torch.empty(2, 3, SIDE, SIDE))
+    except SpaceError as error:
+        return str(error)
+    assert y.shape == (2, architecture.classes)
+    return None
+
+
+def refusal(space: Space, architecture) -> str | None:
+    try:
+        space.check(architecture)
+    except SpaceError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("stated", "n"),
+    [
+        (every_mixer, 80),
+        (every_entry, 80),
+        (every_arrangement, 120),
+        (every_token, 40),
+        (every_position, 250),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_laws_refuse_what_does_not_run_and_nothing_else(stated, n):
+    space = stated()
+    anything, rng = Space(space.template), np.random.default_rng(0)
+    verdicts = set()
+    for _ in range(n):
+        assert failure(space.sample(rng)) is None
+        architecture = anything.sample(rng)
+        refused = refusal(space, architecture)
+        verdicts.add(refused is None)
+        if refused is None or not any(law in refused for law in STRICTER):
+            assert (failure(architecture) is None) == (refused is None), refused
+    assert True in verdicts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": (0, 8)}, "`weight` of Bits must be one of 4, 8, 32: got 0"),
+        ({"bits": ()}, r"`bits` must be a tuple that is not empty: got \(\)"),
+        ({"heads": (0, 1)}, "`heads` of Window must be a whole number of at least 1: got 0"),
+        ({"heads": "4"}, "`heads` must be a tuple that is not empty: got '4'"),
+        ({"ratios": (-1,)}, "`ratio` of Mlp must be a number above 0: got -1"),
+        ({"widths": ()}, r"`widths` must be a tuple that is not empty: got \(\)"),
+        ({"widths": ((8,), ())}, r"`widths` must be a tuple that is not empty: got \(\)"),
+        ({"widths": (8, 16)}, "`widths` must be a tuple that is not empty: got 8"),
+        ({"widths": ((0, 8),)}, "`width` of Stage must be a whole number of at least 1: got 0"),
+        ({"depths": 3}, "`depths` must be the fewest and the most blocks of a stage: got 3"),
+        ({"mixers": ()}, "`mixers` must be a tuple that is not empty"),
+        ({"mixers": [Global]}, "`mixers` must hold instances of Mixer, .* such as Global.*: got <class"),
+        ({"mixers": ["window"]}, "`mixers` must hold instances of Mixer, .*: got 'window'"),
+        ({"ffns": Mlp(1)}, "`ffns` must be a tuple that is not empty: got Mlp"),
+        ({"patch": 0}, "`patch` of OverlapStem must be a whole number of at least 1: got 0"),
+        ({"patch": 3}, "leave none: `stem` must get a map whose sides are multiples of 3"),
+        (
+            {"mixers": [Window(1, 3)]},
+            r"leave none: `stages\.0\.blocks\.0\.mixer` must divide the feature map",
+        ),
+        ({"position": "absolute"}, "`position` of Stage must be a Position: got 'absolute'"),
+    ],
+    ids=str,
+)
+def test_arguments_that_make_no_space_are_refused(arguments, message):
+    class Task:
+        classes, image_shape = 3, (1, 8, 8)
+
+    with pytest.raises(SpaceError, match=message):
+        hierarchical.space(Task, **arguments)
+
+
+def test_more_stages_than_a_side_can_be_halved():
+    class Task:
+        classes, image_shape = 3, (1, 24, 24)
+
+    with pytest.raises(
+        DataError, match=r"multiple of 16, so that 5 stages .*: got 24\. Resize them, to 32 say"
+    ):
+        hierarchical.space(Task, widths=((8,),) * 5)
+
+
+def test_a_space_without_a_choice_keeps_to_its_laws():
+    stage = Stage(16, (Block(Window(1, 3), Mlp(1)),))
+    with pytest.raises(SpaceError, match=r"`stages\.0\.blocks\.0\.mixer` must divide the feature map"):
+        Space(HierarchicalTransformer(PatchStem(1), (stage,), classes=3), laws(8))

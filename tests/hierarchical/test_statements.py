@@ -18,13 +18,12 @@ from nas.space import Constraint, Space, oneof, repeat
 from nas.supernet import Supernet
 from search_spaces.hierarchical import (
     HierarchicalTransformer,
-    NeverGoesBack,
-    OneMixerPerStage,
     Stage,
     build,
     laws,
     space,
 )
+from search_spaces.laws import NeverGoesBack, OneMixerPerStage
 
 
 class Task:

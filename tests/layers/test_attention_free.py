@@ -8,7 +8,6 @@ from layers.cutting import code, cut_module, cut_tensors, grid, maps, randomise
 from layers.recorded import recorded
 from torch import Tensor, nn
 
-from nas.errors import SpaceError
 from nas.export.onnx import check_onnx, export_onnx
 from nas.layers.mixers.attention_free import AftConv, AftFull, AftLocal, AftSimple
 
@@ -148,11 +147,6 @@ def test_a_mean_stays_between_the_values(bias):
 def test_any_map(mixer, height, width):
     layer = randomise(mixer.build(8))
     assert layer(torch.randn(2, height, width, 8).double()).isfinite().all()
-
-
-def test_an_even_kernel_is_refused():
-    with pytest.raises(SpaceError, match=r"a kernel with a centre: got kernel=4\. Use an odd one"):
-        AftConv(2, 4).build(8)(torch.zeros(1, 4, 4, 8))
 
 
 @each

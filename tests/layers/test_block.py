@@ -298,12 +298,12 @@ def test_a_cut_block_is_the_large_one_with_the_rest_zeroed(choices, width):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"placement": "before"}, "`placement` of a block must be one of pre, post, sub: got 'before'"),
+        ({"placement": "before"}, "`placement` of Block must be one of pre, post, sub: got 'before'"),
         ({"topology": "tree"}, "must be one of series, parallel, joint, chain: got 'tree'"),
-        ({"mixer": Mlp(2)}, "`mixer` of a block must be a Mixer: got Mlp"),
-        ({"ffn": Global(2)}, "`ffn` of a block must be a ChannelMixer: got Global"),
-        ({"mixer2": Mlp(2)}, "`mixer2` of a block must be a Mixer: got Mlp"),
-        ({"ffn2": Global(2)}, "`ffn2` of a block must be a ChannelMixer: got Global"),
+        ({"mixer": Mlp(2)}, "`mixer` of Block must be a Mixer: got Mlp"),
+        ({"ffn": Global(2)}, "`ffn` of Block must be a ChannelMixer: got Global"),
+        ({"mixer2": Mlp(2)}, "`mixer2` of Block must be a Mixer or None: got Mlp"),
+        ({"ffn2": Global(2)}, "`ffn2` of Block must be a ChannelMixer or None: got Global"),
         ({"mixer": DepthwiseConv(3), "placement": "sub"}, "find a `sub_norm` in DepthwiseConv"),
         *(
             ({"topology": t} | other, rf"topology='{t}' must have one mixer, one ffn.*Use topology='series'")

@@ -89,7 +89,7 @@ def test_tables_keep_their_heads_and_distances(large, small):
 @pytest.mark.parametrize(("height", "width"), [(4, 7), (7, 4), (7, 7)])
 def test_maps_beyond_the_span_are_refused(height, width):
     layer = Global(2, position=OffsetBias(6)).build(WIDTH)
-    message = rf"The span of an offset bias must hold its groups: got {height}×{width} for span=6\. Raise"
+    message = rf"groups that the span of OffsetBias holds: got {height}×{width} for span=6\. Raise"
     with pytest.raises(SpaceError, match=message):
         layer(torch.zeros(1, height, width, WIDTH))
 

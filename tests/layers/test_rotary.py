@@ -172,7 +172,7 @@ def test_turning_keeps_lengths():
 
 @pytest.mark.parametrize("head_dim", [1, 7])
 def test_an_odd_head_is_refused(head_dim):
-    with pytest.raises(SpaceError, match=f"must have an even `head_dim`: got {head_dim}"):
+    with pytest.raises(SpaceError, match=f"must have an even `head_dim` for Rotary: got {head_dim}"):
         Global(2, head_dim=head_dim, position=Rotary()).build(WIDTH)
 
 

@@ -118,5 +118,5 @@ def test_maps_that_do_not_fit_are_refused(mixer, message, height, width):
 
 
 def test_long_distance_has_no_largest_offset():
-    with pytest.raises(SpaceError, match=r"must know its largest offset.*Use it in windows, or DynamicBias"):
+    with pytest.raises(SpaceError, match=r"tell RelativeBias its largest offset.*Use it in windows"):
         LongDistance(2, interval=2, position=RelativeBias()).build(WIDTH)

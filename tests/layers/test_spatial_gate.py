@@ -9,7 +9,6 @@ from layers.recorded import recorded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.errors import SpaceError
 from nas.layers import Mlp
 from nas.layers.ffns.spatial_gate import SpatialGate
 
@@ -68,8 +67,3 @@ def test_the_gated_half_is_shared_with_a_plain_mlp():
 def test_any_map(height, width):
     layer = randomise(SpatialGate(2, 5).build(8))
     assert layer(torch.randn(2, height, width, 8).double()).isfinite().all()
-
-
-def test_an_even_kernel_is_refused():
-    with pytest.raises(SpaceError, match=r"a kernel with a centre: got kernel=4\. Use an odd one"):
-        SpatialGate(2, 4).build(8)(torch.zeros(1, 4, 4, 8))

@@ -163,7 +163,7 @@ def test_step_sizes_start_between_a_thousandth_and_a_tenth():
 
 
 def test_an_order_that_no_one_knows_is_refused():
-    with pytest.raises(SpaceError, match=r"`scan` must be one of rows, rows_back, .*: got 'diagonal'"):
+    with pytest.raises(SpaceError, match=r"`scan` of StateSpace must be one of rows, .*: got 'diagonal'"):
         StateSpace(4, "diagonal").build(8)
 
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.errors import SpaceError
-from nas.layers.choice import Downsample, Norm, gene
+from nas.layers.choice import Downsample, Norm
+from nas.layers.fields import gene
 from nas.layers.norms import LayerNorm
 from nas.layout import Layout
 
@@ -17,7 +18,7 @@ from nas.layout import Layout
 class BlockAggregation(Downsample):
     """A convolution, a norm, and max-pooling of 3 × 3 with stride 2 (NesT, Zhang et al., 2022, §3.1)."""
 
-    kernel: int = gene(3, 5, default=3)
+    kernel: int = gene(3, 5, default=3, odd=True)
     norm: Norm = field(default=LayerNorm(), kw_only=True)
 
     def build(self, width: int, out_width: int) -> nn.Module:

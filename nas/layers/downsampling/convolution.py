@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from nas.errors import SpaceError
-from nas.layers.choice import Downsample, Norm, gene
+from nas.layers.choice import Downsample, Norm
+from nas.layers.fields import gene
 from nas.layers.norms import LayerNorm
 from nas.layout import Layout
 

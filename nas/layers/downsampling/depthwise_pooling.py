@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from nas.errors import SpaceError
-from nas.layers.choice import Downsample, Parts, gene
+from nas.layers.choice import Downsample, Parts
+from nas.layers.fields import gene
 from nas.layout import Layout
 
 
@@ -20,7 +21,7 @@ class DepthwisePooling(Downsample):
         tokens: whether tokens come beside the map, for which there is a linear layer.
     """
 
-    kernel: int = gene(3, 5, default=3)
+    kernel: int = gene(3, 5, default=3, odd=True)
     tokens: bool = field(default=False, kw_only=True)
 
     @property

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.errors import SpaceError
-from nas.layers.choice import Downsample, gene
+from nas.layers.choice import Downsample
+from nas.layers.fields import gene
 
 
 @dataclass(frozen=True)

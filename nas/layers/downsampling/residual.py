@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.errors import SpaceError
-from nas.layers.choice import Downsample, Norm, gene
+from nas.layers.choice import Downsample, Norm
+from nas.layers.fields import gene
 from nas.layers.norms import LayerNorm
 from nas.layout import Layout
 
@@ -18,7 +19,7 @@ class ResidualReduction(Downsample):
     """Norm and a convolution of stride 2, plus the mean of 2 × 2 neighbours, whose channels stay where they
     are and are followed by zeros (residual spatial reduction; ViT-ResNAS, Liao et al., 2021, §3.2)."""
 
-    kernel: int = gene(3, 5, default=3)
+    kernel: int = gene(3, 5, default=3, odd=True)
     norm: Norm = field(default=LayerNorm(), kw_only=True)
 
     def build(self, width: int, out_width: int) -> nn.Module:

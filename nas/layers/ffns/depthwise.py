@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.layers.activation import ACTIVATIONS
-from nas.layers.choice import ChannelMixer, gene
+from nas.layers.choice import ChannelMixer
 from nas.layers.ffns.mlp import hidden_units
+from nas.layers.fields import gene, setting
 from nas.layout import Layout
 
 
@@ -23,8 +24,8 @@ class DepthwiseMlp(ChannelMixer):
     """
 
     ratio: float = gene(1, 2, 4)
-    kernel: int = gene(3, 5, default=3)
-    activation: str = field(default="gelu", kw_only=True)
+    kernel: int = gene(3, 5, default=3, odd=True)
+    activation: str = setting("gelu", among=ACTIVATIONS)
     relu_first: bool = field(default=False, kw_only=True)
 
     def build(self, width: int) -> nn.Module:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from nas.layers.activation import ACTIVATIONS
-from nas.layers.choice import ChannelMixer, Norm, gene
+from nas.layers.choice import ChannelMixer, Norm
 from nas.layers.ffns.mlp import hidden_units
+from nas.layers.fields import gene, setting
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Gated(ChannelMixer):
     takes_tokens = True
 
     ratio: float = gene(1, 2, 4)
-    activation: str = field(default="silu", kw_only=True)
+    activation: str = setting("silu", among=ACTIVATIONS)
     bias: bool = field(default=True, kw_only=True)
     sub_norm: Norm | None = field(default=None, kw_only=True)
 

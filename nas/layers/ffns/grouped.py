@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from nas.layers.activation import ACTIVATIONS
-from nas.layers.choice import ChannelMixer, gene
+from nas.layers.choice import ChannelMixer
+from nas.layers.fields import gene, setting
 from nas.layout import Layout
 
 
@@ -22,7 +23,7 @@ class GroupedConvMlp(ChannelMixer):
 
     ratio: float = gene(1, 2)
     groups: int = field(default=8, kw_only=True)
-    activation: str = field(default="gelu", kw_only=True)
+    activation: str = setting("gelu", among=ACTIVATIONS)
 
     def build(self, width: int) -> nn.Module:
         per_group = max(1, int(width * self.ratio) // self.groups)

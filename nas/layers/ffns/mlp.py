@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from nas.layers.activation import ACTIVATIONS
-from nas.layers.choice import ChannelMixer, Norm, gene
+from nas.layers.choice import ChannelMixer, Norm
+from nas.layers.fields import gene, setting
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Mlp(ChannelMixer):
     takes_tokens = True
 
     ratio: float = gene(1, 2, 4)
-    activation: str = field(default="gelu", kw_only=True)
+    activation: str = setting("gelu", among=ACTIVATIONS)
     bias: bool = field(default=True, kw_only=True)
     norm: Norm | None = field(default=None, kw_only=True)
     sub_norm: Norm | None = field(default=None, kw_only=True)
@@ -50,4 +51,5 @@ class MlpLayers(nn.Module):
 
 
 def hidden_units(width: int, ratio: float) -> int:
-    return int(width * ratio)
+    """Rounded down, but one at least."""
+    return max(1, int(width * ratio))

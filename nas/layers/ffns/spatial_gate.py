@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from nas.errors import SpaceError
 from nas.layers.activation import ACTIVATIONS
-from nas.layers.choice import ChannelMixer, Norm, gene
+from nas.layers.choice import ChannelMixer, Norm
 from nas.layers.ffns.mlp import hidden_units
+from nas.layers.fields import gene, setting
 from nas.layers.norms import LayerNorm
 from nas.layout import Layout
 
@@ -29,17 +29,12 @@ class SpatialGate(ChannelMixer):
     """
 
     ratio: float = gene(1, 2, 4)
-    kernel: int = gene(3, 5, default=3)
-    activation: str = field(default="gelu", kw_only=True)
+    kernel: int = gene(3, 5, default=3, odd=True)
+    activation: str = setting("gelu", among=ACTIVATIONS)
     norm: Norm = field(default=LayerNorm(), kw_only=True)
 
     def build(self, width: int) -> nn.Module:
-        return SpatialGateLayers(width, hidden_units(width, self.ratio) // 2, self)
-
-    def misfit(self, height: int, width: int) -> str | None:
-        if self.kernel % 2:
-            return None
-        return f"must have a kernel with a centre: got kernel={self.kernel}. Use an odd one."
+        return SpatialGateLayers(width, hidden_units(width, self.ratio / 2), self)
 
 
 class SpatialGateLayers(nn.Module):
@@ -59,8 +54,6 @@ class SpatialGateLayers(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
-        if problem := self.ffn.misfit(*x_BHWC.shape[1:3]):
-            raise SpaceError(f"A spatial gate {problem}")
         gate_BHWU = self.gating_norm(self.act(self.gating_up(x_BHWC)))
         gate_BHWU = self.gating_conv(gate_BHWU.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.down(self.act(self.up(x_BHWC)) * gate_BHWU)

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.errors import SpaceError
-from nas.layers.choice import Mixer, gene
+from nas.layers.choice import Mixer
 from nas.layers.ffns.mlp import hidden_units
+from nas.layers.fields import gene
 from nas.layers.positions.absolute import resized
 from nas.layout import Layout
 
@@ -84,16 +84,11 @@ class AftConv(Mixer):
     kernel is left out, so that a smaller kernel is the larger one with the rest zero."""
 
     heads: int = gene(1, 2, 4)
-    kernel: int = gene(3, 5)
+    kernel: int = gene(3, 5, odd=True)
     value_dim: int = gene(8, 16, default=8, kw_only=True)
 
     def build(self, width: int) -> nn.Module:
         return ConvolutionAttentionFree(width, self)
-
-    def misfit(self, height: int, width: int) -> str | None:
-        if self.kernel % 2:
-            return None
-        return f"must have a kernel with a centre: got kernel={self.kernel}. Use an odd one."
 
 
 class Projections(nn.Module):
@@ -179,8 +174,6 @@ class ConvolutionAttentionFree(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
-        if problem := self.mixer.misfit(*x_BHWC.shape[1:3]):
-            raise SpaceError(f"AFT-conv {problem}")
         keys_BHWh1 = self.aft_conv.k(x_BHWC)[..., None]
         keys_BHWh1 = (keys_BHWh1 - keys_BHWh1.amax((1, 2), keepdim=True)).exp()
         v_BHWhe = self.aft_conv.v(x_BHWC).unflatten(-1, (self.heads, self.value_dim))

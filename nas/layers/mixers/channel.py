@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.errors import SpaceError
 from nas.layers.attention import Attention, AttentionMixer, NoPosition
 
 
@@ -20,11 +19,6 @@ class Channel(AttentionMixer):
     value_dim: None = field(default=None, kw_only=True)  # a channel of the values answers to one of the keys
 
     def build(self, width: int) -> nn.Module:
-        if self.value_dim not in (None, self.head_dim):
-            raise SpaceError(
-                f"Channel attention must have as many values as keys: got value_dim={self.value_dim} and "
-                f"head_dim={self.head_dim}."
-            )
         return ChannelAttention(width, self)
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.layers.attention import Attention, AttentionMixer, NoPosition
-from nas.layers.choice import Norm, Parts, gene
+from nas.layers.choice import Norm, Parts
+from nas.layers.fields import gene
 from nas.layers.norms import BatchNorm
 from nas.layout import Layout
 
@@ -21,7 +22,7 @@ class ConvProjection(AttentionMixer):
     takes_tokens = True
 
     kv_stride: int = gene(1, 2)
-    kernel: int = gene(3, 5, default=3, kw_only=True)
+    kernel: int = gene(3, 5, default=3, kw_only=True, odd=True)
     norm: Norm = field(default=BatchNorm(), kw_only=True)
 
     def build(self, width: int) -> nn.Module:

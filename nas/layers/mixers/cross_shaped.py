@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.errors import SpaceError
-from nas.layers.attention import Attention, AttentionMixer, AttentionPosition
-from nas.layers.choice import gene, not_multiple
+from nas.layers.attention import Attention, AttentionPosition, PositionedAttention
+from nas.layers.choice import not_multiple
+from nas.layers.fields import gene
 from nas.layers.grouping import join, join_heads, split, split_heads
 from nas.layers.positions_in_attention.lepe import Lepe
 
 
 @dataclass(frozen=True)
-class CrossShaped(AttentionMixer):
+class CrossShaped(PositionedAttention):
     """Half of the heads attend within horizontal stripes `stripe` positions thick, the other half within
     vertical ones: a cross around each position (CSWin, Dong et al., 2022, §3.2). A stripe as thick as the map
     is all of it.
@@ -31,7 +32,11 @@ class CrossShaped(AttentionMixer):
         return CrossShapedAttention(width, self)
 
     def misfit(self, height: int, width: int) -> str | None:
-        return not_multiple("stripes of that thickness", self.stripe, height, width)
+        misfit = not_multiple("stripes of that thickness", self.stripe, height, width)
+        return misfit or super().misfit(height, width)
+
+    def group(self, height: int, width: int) -> tuple[int, int]:
+        return self.stripe, max(height, width)
 
 
 class CrossShapedAttention(Attention):

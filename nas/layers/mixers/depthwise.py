@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from nas.layers.choice import Mixer, gene
+from nas.layers.choice import Mixer
+from nas.layers.fields import gene
 from nas.layout import Layout
 
 
@@ -15,7 +16,7 @@ class DepthwiseConv(Mixer):
     """A convolution of each channel by itself, of `kernel` × `kernel` positions (ConvNeXt, Liu et al., 2022,
     §2.5). A smaller kernel is the middle of a larger one."""
 
-    kernel: int = gene(3, 5, 7)
+    kernel: int = gene(3, 5, 7, odd=True)
 
     def build(self, width: int) -> nn.Module:
         return DepthwiseConvolution(width, self.kernel)

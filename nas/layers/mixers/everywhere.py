@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from nas.layers.attention import Attention, AttentionMixer, AttentionPosition, NoPosition, pooled
+from nas.layers.attention import Attention, PositionedAttention, pooled
 from nas.layers.choice import Parts
 
 
 @dataclass(frozen=True)
-class Global(AttentionMixer):
+class Global(PositionedAttention):
     """Attention of every position, and of tokens beside the map, to all (Vaswani et al., 2017)."""
 
-    takes_tokens = True
+    @property
+    def takes_tokens(self) -> bool:  # type: ignore[override]
+        return not self.position.of_maps
 
-    position: AttentionPosition = field(default=NoPosition(), kw_only=True)
+    def group(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
 
     def build(self, width: int) -> nn.Module:
         return GlobalAttention(width, self)

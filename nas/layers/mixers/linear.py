@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from nas.layers.attention import Attention, AttentionMixer
-from nas.layers.choice import gene
+from nas.layers.fields import gene
 from nas.layers.positions_in_attention.lepe import Lepe
 
 
@@ -17,7 +17,7 @@ class LinearAttention(AttentionMixer):
     first; a depthwise convolution of the values makes up for what is lost near by (SLAB, Guo et al., 2024,
     §3.3)."""
 
-    kernel: int = gene(3, 5, default=5)
+    kernel: int = gene(3, 5, default=5, odd=True)
 
     def build(self, width: int) -> nn.Module:
         return SimplifiedLinearAttention(width, self)

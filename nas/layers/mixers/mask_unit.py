@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from nas.errors import SpaceError
-from nas.layers.attention import Attention, AttentionMixer, AttentionPosition, NoPosition, pooled
-from nas.layers.choice import gene, not_multiple
+from nas.layers.attention import Attention, PositionedAttention, pooled
+from nas.layers.choice import not_multiple
+from nas.layers.fields import gene
 from nas.layers.grouping import join, split
 
 
 @dataclass(frozen=True)
-class MaskUnit(AttentionMixer):
+class MaskUnit(PositionedAttention):
     """Attention within units of `size` × `size` positions, with no bells and whistles (Hiera, Ryali et al.,
     2023, §3). Where queries are pooled, units are as many, and as much larger before."""
 
     size: int = gene(2, 4)
-    position: AttentionPosition = field(default=NoPosition(), kw_only=True)
+
+    @property
+    def span(self) -> int:
+        return self.size
+
+    def group(self, height: int, width: int) -> tuple[int, int]:
+        return self.size, self.size
 
     def build(self, width: int) -> nn.Module:
         return MaskUnitAttention(width, self)
@@ -27,12 +34,13 @@ class MaskUnit(AttentionMixer):
         return MaskUnitAttention(width, self, out_width, stride)
 
     def misfit(self, height: int, width: int) -> str | None:
-        return not_multiple("units of that size", self.size, height, width)
+        misfit = not_multiple("units of that size", self.size, height, width)
+        return misfit or super().misfit(height, width)
 
 
 class MaskUnitAttention(Attention):
     def __init__(self, width: int, mixer: MaskUnit, out_width: int | None = None, stride: int = 1) -> None:
-        super().__init__(width, mixer, mixer.position, mixer.size, out_width=out_width)
+        super().__init__(width, mixer, mixer.position, mixer.span, out_width=out_width)
         self.mixer, self.stride = mixer, stride
 
     def forward(self, x_BHWC: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from nas.errors import SpaceError
 from nas.layers.attention import Attention, AttentionMixer, NoPosition
-from nas.layers.choice import Norm, gene, not_multiple
+from nas.layers.choice import Norm, not_multiple
+from nas.layers.fields import gene
 from nas.layers.grouping import join_heads
 from nas.layers.norms import LayerNorm
 from nas.layout import Layout
@@ -30,7 +31,7 @@ class Pooled(AttentionMixer):
 
     kv_stride: int = gene(1, 2)
     span: int = gene(8, 16, default=16)
-    kernel: int = gene(3, 5, default=3, kw_only=True)
+    kernel: int = gene(3, 5, default=3, kw_only=True, odd=True)
     norm: Norm = field(default=LayerNorm(), kw_only=True)
     value_dim: None = field(default=None, kw_only=True)  # queries are added to values: no gene here
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.layers.choice import Mixer, gene
+from nas.layers.choice import Mixer
+from nas.layers.fields import gene
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Pooling(Mixer):
     """The mean of `size` × `size` neighbours minus the position itself (PoolFormer, Yu et al., 2022, §3.2;
     EfficientFormer, Li et al., 2022). Neighbours outside the map do not count."""
 
-    size: int = gene(3, 5)
+    size: int = gene(3, 5, odd=True)
 
     def build(self, width: int) -> nn.Module:
         return NeighbourMean(self.size)

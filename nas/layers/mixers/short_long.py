@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from nas.errors import SpaceError
-from nas.layers.attention import Attention, AttentionMixer, AttentionPosition
-from nas.layers.choice import gene, not_multiple
+from nas.layers.attention import Attention, AttentionPosition, PositionedAttention
+from nas.layers.choice import not_multiple
+from nas.layers.fields import gene
 from nas.layers.grouping import join, join_every, split, split_every
 from nas.layers.positions_in_attention.dynamic import DynamicBias
 
 
 @dataclass(frozen=True)
-class ShortDistance(AttentionMixer):
+class ShortDistance(PositionedAttention):
     """Attention among `size` × `size` neighbours (CrossFormer, Wang et al., 2022, §3.2)."""
 
     size: int = gene(2, 4)
@@ -24,12 +25,20 @@ class ShortDistance(AttentionMixer):
         return ShortDistanceAttention(width, self)
 
     def misfit(self, height: int, width: int) -> str | None:
-        return not_multiple("groups of neighbours", self.size, height, width)
+        misfit = not_multiple("groups of neighbours", self.size, height, width)
+        return misfit or super().misfit(height, width)
+
+    @property
+    def span(self) -> int:
+        return self.size
+
+    def group(self, height: int, width: int) -> tuple[int, int]:
+        return self.size, self.size
 
 
 class ShortDistanceAttention(Attention):
     def __init__(self, width: int, mixer: ShortDistance) -> None:
-        super().__init__(width, mixer, mixer.position, mixer.size)
+        super().__init__(width, mixer, mixer.position, mixer.span)
         self.mixer = mixer
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
@@ -43,7 +52,7 @@ class ShortDistanceAttention(Attention):
 
 
 @dataclass(frozen=True)
-class LongDistance(AttentionMixer):
+class LongDistance(PositionedAttention):
     """Attention among positions that lie `interval` apart from one another, over the whole map (CrossFormer,
     Wang et al., 2022, §3.2)."""
 
@@ -54,7 +63,11 @@ class LongDistance(AttentionMixer):
         return LongDistanceAttention(width, self)
 
     def misfit(self, height: int, width: int) -> str | None:
-        return not_multiple("an interval", self.interval, height, width)
+        misfit = not_multiple("an interval", self.interval, height, width)
+        return misfit or super().misfit(height, width)
+
+    def group(self, height: int, width: int) -> tuple[int, int]:
+        return height // self.interval, width // self.interval
 
 
 class LongDistanceAttention(Attention):

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from nas.errors import SpaceError
 from nas.layers.attention import Attention, AttentionMixer, NoPosition
-from nas.layers.choice import Norm, gene, not_multiple
+from nas.layers.choice import Norm, not_multiple
+from nas.layers.fields import gene
 from nas.layers.norms import LayerNorm
 
 

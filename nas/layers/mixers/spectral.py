@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.layers.choice import Mixer, gene
+from nas.layers.choice import Mixer
+from nas.layers.fields import gene
 from nas.layout import Layout
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.errors import SpaceError
-from nas.layers.choice import Mixer, gene
+from nas.layers.choice import Mixer
 from nas.layers.ffns.mlp import hidden_units
+from nas.layers.fields import gene
 from nas.layout import Layout
 
 SCANS = ("rows", "rows_back", "columns", "columns_back")
@@ -34,14 +34,12 @@ class StateSpace(Mixer):
     """
 
     state: int = gene(4, 8, 16)
-    scan: str = gene(*SCANS, default="rows")
+    scan: str = gene(*SCANS, default="rows", among=SCANS)
     ratio: float = gene(1, 2, default=2, kw_only=True)
     kernel: int = gene(2, 4, default=4, kw_only=True)
     rank: int | None = field(default=None, kw_only=True)
 
     def build(self, width: int) -> nn.Module:
-        if self.scan not in SCANS:
-            raise SpaceError(f"`scan` must be one of {', '.join(SCANS)}: got {self.scan!r}.")
         return MapScan(width, self)
 
 

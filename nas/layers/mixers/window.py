@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import SpaceError
-from nas.layers.attention import Attention, AttentionMixer, AttentionPosition, RelativeBias
-from nas.layers.choice import gene
+from nas.layers.attention import Attention, AttentionPosition, PositionedAttention, RelativeBias
+from nas.layers.fields import gene
 from nas.layers.grouping import join, seam, split
 
 
 @dataclass(frozen=True)
-class Window(AttentionMixer):
+class Window(PositionedAttention):
     """Attention within windows of `size` × `size`; `shift` moves them by half their side, so that
     neighbours of the layer before meet (Swin, Liu et al., 2021, §3.2). Where one window covers the map
     there is nothing to shift."""
@@ -23,13 +23,20 @@ class Window(AttentionMixer):
     shift: bool = gene(False, True, default=False)
     position: AttentionPosition = field(default=RelativeBias(), kw_only=True)
 
+    @property
+    def span(self) -> int:
+        return self.size
+
+    def group(self, height: int, width: int) -> tuple[int, int]:
+        return self.size, self.size
+
     def build(self, width: int) -> nn.Module:
         return WindowAttention(width, self)
 
     def misfit(self, height: int, width: int) -> str | None:
         s = self.size
         if height % s == 0 and width % s == 0:
-            return None
+            return super().misfit(height, width)
         sides = [str(d) for d in range(1, min(height, width) + 1) if height % d == width % d == 0]
         return (
             f"must divide the feature map: got size={s} on {height}×{width}. Use one of {', '.join(sides)}."
@@ -40,7 +47,7 @@ class WindowAttention(Attention):
     """Raises SpaceError for a map that is no multiple of the window."""
 
     def __init__(self, width: int, mixer: Window) -> None:
-        super().__init__(width, mixer, mixer.position, mixer.size)
+        super().__init__(width, mixer, mixer.position, mixer.span)
         self.mixer = mixer
 
     def forward(self, x_BHWC: Tensor) -> Tensor:

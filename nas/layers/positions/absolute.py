@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.layers.choice import Position, gene
+from nas.layers.choice import Position
+from nas.layers.fields import gene
 
 
 @dataclass(frozen=True)

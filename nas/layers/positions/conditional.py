@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from nas.layers.choice import Position, gene
+from nas.layers.choice import Position
+from nas.layers.fields import gene
 from nas.layout import Layout
 
 
@@ -15,7 +16,7 @@ class ConditionalPosition(Position):
     """A depthwise convolution beside the identity tells positions apart at any resolution
     (CPVT, Chu et al., 2023, §3.2)."""
 
-    kernel: int = gene(3, 5, default=3)
+    kernel: int = gene(3, 5, default=3, odd=True)
 
     def build(self, width: int) -> nn.Module:
         return ConditionalEncoding(width, self.kernel)

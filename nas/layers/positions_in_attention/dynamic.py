@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.layers.attention import AttentionPosition, PositionInAttention
-from nas.layers.choice import gene
+from nas.layers.fields import gene
 from nas.layers.grouping import relative_index
 
 
@@ -18,6 +18,8 @@ from nas.layers.grouping import relative_index
 class DynamicBias(AttentionPosition):
     """Scores get a number per head that a network of three layers makes of the offset (Δy, Δx), so groups may
     have any size (CrossFormer, Wang et al., 2022, §3.3)."""
+
+    of_maps = True
 
     hidden: int = gene(8, 16, default=16)
 

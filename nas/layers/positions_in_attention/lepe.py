@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.layers.attention import AttentionPosition, PositionInAttention
-from nas.layers.choice import gene
+from nas.layers.fields import gene
 from nas.layout import Layout
 
 
@@ -17,7 +17,9 @@ class Lepe(AttentionPosition):
     """A depthwise convolution of the values within their group, added to the answer: locally-enhanced
     positional encoding (CSWin, Dong et al., 2022, §3.3); takes any resolution."""
 
-    kernel: int = gene(3, 5, default=3)
+    of_maps = True
+
+    kernel: int = gene(3, 5, default=3, odd=True)
 
     def build(self, heads: int, head_dim: int, value_dim: int, span: int | None) -> PositionInAttention:
         return LocalValues(heads, value_dim, self.kernel)

@@ -22,10 +22,15 @@ class OffsetBias(AttentionPosition):
         span: side of the largest group.
     """
 
+    of_maps = True
+
     span: int = field(default=8)
 
     def build(self, heads: int, head_dim: int, value_dim: int, span: int | None) -> PositionInAttention:
         return OffsetBiasTable(heads, span or self.span)
+
+    def clash(self, head_dim: int, span: int | None, height: int, width: int) -> str | None:
+        return out_of_span(span or self.span, height, width)
 
 
 class OffsetBiasTable(PositionInAttention):
@@ -40,14 +45,20 @@ class OffsetBiasTable(PositionInAttention):
 
     def bias(self, height: int, width: int) -> Tensor:
         height, width = int(height), int(width)  # an exporter's trace has tensors here
-        if max(height, width) > self.span:
-            raise SpaceError(
-                f"The span of an offset bias must hold its groups: got {height}×{width} for "
-                f"span={self.span}. Raise `position.span`, or use a position that any map may have."
-            )
+        if problem := out_of_span(self.span, height, width):
+            raise SpaceError(f"Attention {problem}")
         N = height * width
         index = torch.from_numpy(_distances(height, width, self.span)).to(self.offset.device)
         return self.offset.flatten(1).index_select(1, index).reshape(self.heads, N, N)
+
+
+def out_of_span(span: int, height: int, width: int) -> str | None:
+    if max(height, width) <= span:
+        return None
+    return (
+        f"must have groups that the span of OffsetBias holds: got {height}×{width} for span={span}. Raise "
+        f"`position.span`, or use a position that any map may have."
+    )
 
 
 @lru_cache(maxsize=64)

@@ -26,9 +26,12 @@ class Rotary(AttentionPosition):
     base: float = field(default=100.0)
 
     def build(self, heads: int, head_dim: int, value_dim: int, span: int | None) -> PositionInAttention:
-        if head_dim % 2:
-            raise SpaceError(f"Rotary positions must have an even `head_dim`: got {head_dim}.")
+        if problem := self.clash(head_dim, span, 0, 0):
+            raise SpaceError(f"Attention {problem}")
         return RotaryTurn(head_dim, self.base)
+
+    def clash(self, head_dim: int, span: int | None, height: int, width: int) -> str | None:
+        return f"must have an even `head_dim` for Rotary: got {head_dim}." if head_dim % 2 else None
 
 
 class RotaryTurn(PositionInAttention):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nas.errors import SpaceError
 from nas.layers.activation import ACTIVATIONS
-from nas.layers.choice import Norm, Stem, gene
+from nas.layers.choice import Norm, Stem
+from nas.layers.fields import gene, setting
 from nas.layers.norms import BatchNorm
 
 
@@ -20,7 +21,7 @@ class ConvStem(Stem):
 
     depth: int = gene(1, 2)
     norm: Norm = field(default=BatchNorm(), kw_only=True)
-    activation: str = field(default="relu", kw_only=True)
+    activation: str = setting("relu", among=ACTIVATIONS)
 
     @property
     def stride(self) -> int:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from nas.errors import SpaceError
-from nas.layers.choice import Norm, Stem, gene
+from nas.layers.choice import Norm, Stem
 from nas.layers.cross_scale import CrossScale
+from nas.layers.fields import gene
 from nas.layers.norms import LayerNorm
 
 

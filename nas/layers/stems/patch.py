@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from nas.errors import SpaceError
-from nas.layers.choice import Norm, Stem, gene
+from nas.layers.choice import Norm, Stem
+from nas.layers.fields import gene
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.errors import SpaceError
-from nas.layers.choice import Norm, Stem, gene
+from nas.layers.choice import Norm, Stem
+from nas.layers.fields import gene
 from nas.layers.norms import LayerNorm
 from nas.layout import Layout
 
