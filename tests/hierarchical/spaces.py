@@ -37,6 +37,7 @@ from nas.layers.mixers.mask_unit import MaskUnit
 from nas.layers.mixers.pooled import Pooled
 from nas.layers.mixers.pooling import Pooling
 from nas.layers.norms import NoNorm
+from nas.layers.positions_in_attention.offset import OffsetBias
 from nas.layers.stems.convolution import ConvPatchStem
 from nas.space import Space, oneof, repeat
 from search_spaces.hierarchical import (
@@ -123,7 +124,8 @@ def every_token(side: int = SIDE, *, early: bool = True) -> Space:
 
 def every_position(side: int = SIDE) -> Space:
     """All positions inside attention, in all attention that takes one; class tokens; pooled queries."""
-    positions = oneof(*(with_holes(position) for position in members(AttentionPosition)))
+    others = [with_holes(p) for p in members(AttentionPosition) if p is not OffsetBias]
+    positions = oneof(*others, OffsetBias(oneof(4, 8)))
     dims = oneof(7, 8)  # an odd one has no pairs to turn
     mixers = [
         replace(largest(mixer), heads=2, head_dim=dims, position=positions)
