@@ -6,11 +6,12 @@ A function gives the architecture; `from_pretrained` gives the module with a pub
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from nas.errors import DataError
 from nas.layers import (
@@ -60,7 +61,7 @@ def from_pretrained(name: str, path: str | Path, classes: int | None = None) -> 
         name: of a point below.
         path: of the file, under the names that the library of `search_spaces/pretrained/NAME.py` gives them.
         classes: of your task. Where the checkpoint has another number of them, its classifier is left out
-            and a new one drawn.
+            and a new one drawn; so it is where the checkpoint has none.
 
     Example:
         >>> from_pretrained("swin_tiny", "swin-tiny-patch4-window7-224/model.safetensors")
@@ -81,19 +82,29 @@ def from_pretrained(name: str, path: str | Path, classes: int | None = None) -> 
             f"A checkpoint must be a .safetensors file: got {path}. Pickles (.bin, .pt, .pth), which can run "
             f"code, are not read: convert it where you trust it, with safetensors.torch.save_file."
         )
-    weights = translated(load_tensors(path)[0], model)
-    bias = weights.get("head.linear.bias")  # where it is missing, `load` says so
-    point = POINTS[name]() if bias is None else POINTS[name](len(bias))
-    module = load(build(point), weights).eval()
-    return module if classes in (None, point.classes) else _with_new_classifier(module, point, classes)
-
-
-def _with_new_classifier(module: nn.Module, point: HierarchicalTransformer, classes: int | None) -> nn.Module:
-    """The same but for the layers behind all else."""
-    if not classes or classes < 1:
+    if classes is not None and (type(classes) is not int or classes < 1):
         raise DataError(f"`classes` must be 1 or more: got {classes}.")
+    weights = translated(load_tensors(path, "Download it again.")[0], model)
+    head = {n: t for n, t in weights.items() if n.startswith(CLASSIFIER)}
+    if not head and classes is None:
+        raise DataError(
+            f"{path} must hold a classifier, but has none, as backbones do not. Give `classes`, those of "
+            f"your task, to draw a new one."
+        )
+    bias = weights.get("head.linear.bias")  # where only it is missing, `load` says so
+    point = POINTS[name](len(bias)) if bias is not None else POINTS[name]()
+    if not head:
+        return _with_new_classifier(weights, point, classes or point.classes)
+    module = load(build(point), weights).eval()
+    return module if classes in (None, point.classes) else _with_new_classifier(weights, point, classes)
+
+
+def _with_new_classifier(
+    weights: Mapping[str, Tensor], point: HierarchicalTransformer, classes: int
+) -> nn.Module:
+    """The same but for the layers behind all else."""
     new = build(replace(point, classes=classes))
-    kept = {n: t for n, t in module.state_dict().items() if not n.startswith(CLASSIFIER)}
+    kept = {n: t for n, t in weights.items() if not n.startswith(CLASSIFIER)}
     drawn = {n: t for n, t in new.state_dict().items() if n.startswith(CLASSIFIER)}
     return load(new, kept | drawn).eval()
 

@@ -99,7 +99,9 @@ class TestFolders:
 
     def test_grey_pictures_have_one_channel_unless_some_have_colour(self, tmp_path):
         folders(tmp_path / "a", mode="L")
-        assert from_path(tmp_path / "a").image_shape == (1, 6, 6)
+        grey = from_path(tmp_path / "a")
+        assert grey.image_shape == (1, 6, 6)
+        assert (grey.images == np.asarray(picture(102, mode="L"))).all((1, 2, 3)).sum() == 1
         picture(0).save(tmp_path / "a" / "cat" / "9.png")
         task = from_path(tmp_path / "a")
         assert task.image_shape == (3, 6, 6)

@@ -204,12 +204,25 @@ class TestArrays:
                 "or neither",
             ),
             ({"images": np.array([{}] * 4), "labels": np.zeros(4, int)}, "cannot be read"),
+            ({"images": np.ones((40, 6, 6)), "labels": np.zeros(40, int)}, "2 classes or more: all 40 are 0"),
+            (
+                {"images": np.ones((40, 6, 6)), "labels": np.arange(40) * 10**9},
+                "from 0: got 39000000000 among",
+            ),
         ],
     )
     def test_bad_arrays_are_named(self, tmp_path, arrays, message):
         np.savez(tmp_path / "a.npz", **arrays)
         with pytest.raises(DataError, match=message):
             from_npz(tmp_path / "a.npz")
+
+    @pytest.mark.parametrize(
+        "shape", [(40, 4, 4, 3), (40, 3, 4, 4), (40, 2, 2, 1), (40, 9, 9, 4), (40, 4, 9, 9), (40, 1, 3, 3)]
+    )
+    def test_channels_are_told_from_sides(self, shape):
+        task = from_arrays(np.ones(shape), np.arange(40) % 2)
+        sides = {side for side in shape[1:] if shape[1:].count(side) == 2}
+        assert task.image_shape == (*({*shape[1:]} - sides), *sides, *sides)
 
     def test_bad_files_are_named(self, tmp_path):
         with pytest.raises(DataError, match="no file"):

@@ -39,8 +39,12 @@ class Additive:
         return Additive, (self.space, self.costs, self.maxima)
 
     def __call__(self, genes: np.ndarray) -> np.ndarray:
-        """Costs of shape (n, features) for `genes` of shape (n, genes)."""
-        genes = np.atleast_2d(np.asarray(genes, dtype=np.int64))
+        """Costs of shape (n, features) for `genes` of shape (n, genes).
+
+        Raises:
+            SpaceError: other columns than the space has genes, or numbers that none of them has.
+        """
+        genes = self.space.valid_genes(genes)
         if not len(genes):
             return self(self.space.encode(self.space.smallest()))[:0]
         parts = [self._site(i, cost, genes) for i, cost in self._sites()]

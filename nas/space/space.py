@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -95,10 +96,12 @@ class Space:
         """Where a dataclass of the template may stand, inner ones first."""
         return self._flat.sites
 
-    @property
+    @cached_property
     def cardinalities(self) -> np.ndarray:
         """Number of choices per gene, shape (genes,)."""
-        return np.array([gene.cardinality for gene in self.genes], dtype=np.int64)
+        counts = np.array([gene.cardinality for gene in self.genes], dtype=np.int64)
+        counts.setflags(write=False)
+        return counts
 
     @property
     def size(self) -> int:
@@ -146,6 +149,29 @@ class Space:
         """Which genes the architecture asks for, bool of shape (genes,)."""
         reader = self._reader(genes)
         return np.array([any(map(reader.holds, gene.conditions)) for gene in self.genes], dtype=bool)
+
+    def valid_genes(self, genes: Any) -> np.ndarray:
+        """`genes` as a matrix (n, genes) of int64; one vector gives one row.
+
+        Raises:
+            SpaceError: other columns than there are genes, or numbers that none of them has.
+        """
+        given, n = np.atleast_2d(np.asarray(genes)), len(self.genes)
+        if not len(given) or not (n or given.size):
+            return np.zeros((len(given), n), dtype=np.int64)
+        if given.ndim != 2 or given.shape[1] != n or not np.issubdtype(given.dtype, np.integer):
+            raise SpaceError(
+                f"Genes must be {n} whole numbers, as `sample_genes` and `encode` give them, or rows of "
+                f"such: got {given.dtype} of shape {given.shape}."
+            )
+        wrong = np.argwhere((given < 0) | (given >= self.cardinalities))
+        if len(wrong):
+            row, i = wrong[0]
+            raise SpaceError(
+                f"Gene `{self.genes[i].name}` must be from 0 to {self.cardinalities[i] - 1}: got "
+                f"{given[row, i]}."
+            )
+        return given.astype(np.int64, copy=False)
 
     def sample(self, rng: np.random.Generator) -> Any:
         """A legal architecture: each gene uniform over what can still be completed, depth first."""
@@ -292,9 +318,7 @@ class Space:
     # --- helpers ---------------------------------------------------------------------------------
 
     def _reader(self, genes: Sequence[int] | np.ndarray) -> Reader:
-        if len(genes) != len(self.genes):
-            raise SpaceError(f"An encoding must have {len(self.genes)} genes, but got {len(genes)}.")
-        return Reader(self._flat, [int(g) for g in genes], len(self.genes))
+        return Reader(self._flat, self.valid_genes(genes)[0].tolist(), len(self.genes))
 
     def _encode(self, architecture: Any) -> list[int]:
         chosen: dict[int, int] = {}

@@ -48,6 +48,9 @@ class Within:
     high: float
 
     def __post_init__(self) -> None:
+        for name, end in (("low", self.low), ("high", self.high)):
+            if not isinstance(end, (int, float)) or isinstance(end, bool) or end != end:
+                raise SpaceError(f"`{name}` must be a number: got {end!r}.")
         if not self.low <= self.high:
             raise SpaceError(
                 f"A range of costs must not end before it begins: got {self.low} to {self.high}."
@@ -107,7 +110,14 @@ class Within:
         return np.maximum(0, np.maximum(self.low - cost, cost - self.high))
 
     def _costs(self, genes: np.ndarray) -> np.ndarray:
-        return np.asarray(self.cost(genes), dtype=float).reshape(len(genes))
+        costs = np.asarray(self.cost(genes), dtype=float)
+        if costs.shape not in ((len(genes),), (len(genes), 1)) or np.isnan(costs).any():
+            raise SpaceError(
+                f"`cost` must give a number per row of genes: got shape {costs.shape} for {len(genes)} rows"
+                f"{', some of them NaN' if np.isnan(costs).any() else ''}. Pick one column, as "
+                f"`lambda genes: figures(genes)[:, 1]`."
+            )
+        return costs.reshape(len(genes))
 
     def _nothing(self, nearest: np.ndarray) -> str:
         return (

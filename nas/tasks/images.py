@@ -213,6 +213,8 @@ def from_arrays(
     splits |= {name: np.sort(part) for name, part in zip(shares, parts, strict=True)}
     if small := [name for name in SPLITS if len(splits[name]) < 2]:
         raise DataError(f"Every split must hold 2 images or more: {small} would not, of {len(order)} images.")
+    if labels.min() == labels.max():
+        raise DataError(f"`labels` must hold 2 classes or more: all {len(labels)} are {labels[0]}.")
     mean, spread = _statistics(images, splits["train"])
     pixels = "divided by 255" if images.dtype == np.uint8 else "as in the arrays"
     return ImageClassification(
@@ -290,7 +292,7 @@ def _images(name: str, images: np.ndarray) -> np.ndarray:
     """To (N, C, H, W) of uint8 or float32."""
     if images.ndim == 3:
         images = images[:, None]
-    elif images.ndim == 4 and images.shape[1] > 4 and images.shape[-1] <= 4:
+    elif images.ndim == 4 and _channels_are_last(images.shape):
         images = np.moveaxis(images, -1, 1)
     if images.ndim != 4 or images.shape[1] > 4 or not np.issubdtype(images.dtype, np.number):
         raise DataError(
@@ -310,10 +312,18 @@ def _images(name: str, images: np.ndarray) -> np.ndarray:
     return images
 
 
+def _channels_are_last(shape: tuple[int, ...]) -> bool:
+    """Of (N, a, b, c). Where sides are as small as channels are few, those of one length are the sides."""
+    _, a, b, c = shape
+    return c <= 4 and (a > 4 or a == b != c)
+
+
 def _labels(name: str, labels: np.ndarray, n: int) -> np.ndarray:
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
         raise DataError(
             f"`{name}` must be whole numbers from 0, one per image: got {labels.dtype} {labels.shape} "
             f"for {n} images."
         )
+    if n and (highest := int(labels.max())) >= n:
+        raise DataError(f"`{name}` must number the classes from 0: got {highest} among {n} images.")
     return labels.astype(np.int64)

@@ -24,8 +24,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     os.replace(unfinished, path)
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+AGAIN = "Remove it to start this training again."
+
+
+def load_tensors(path: Path, remedy: str = AGAIN) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file.
+
+    Args:
+        remedy: what to do where it is damaged.
 
     Raises:
         RunError: the file is damaged.
@@ -36,6 +42,5 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(
-            f"{path} must be a whole safetensors file, but cannot be read: {error}. Remove it to start "
-            f"this training again."
+            f"{path} must be a whole safetensors file, but cannot be read: {error}. {remedy}"
         ) from error

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nas.errors import DataError
 
 OTHER = "Is it of another size or class count?"
+DAMAGED = "Is it damaged, quantized, or of a training that diverged?"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """`module` with the tensors of `state`, which must be all of its own and fit.
 
     Raises:
-        DataError: missing, superfluous or misshapen tensors.
+        DataError: missing, superfluous or misshapen tensors, or such as are no numbers of a trained model.
     """
     own: dict[str, Any] = dict(module.state_dict())
     counters = {name for name in own if name.endswith("num_batches_tracked")}
@@ -98,6 +99,10 @@ def load(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
             f"A checkpoint must fit its model: missing {sorted(missing)[:3]}, superfluous "
             f"{sorted(superfluous)[:3]}, of another shape {misshapen[:3]}. {OTHER}"
         )
+    for name, tensor in state.items():
+        if own[name].is_floating_point() and not (tensor.is_floating_point() and tensor.isfinite().all()):
+            kind = "NaN or infinity" if tensor.is_floating_point() else tensor.dtype
+            raise DataError(f"A checkpoint must hold finite floats: `{name}` has {kind}. {DAMAGED}")
     module.load_state_dict({n: t.reshape(own[n].shape) for n, t in state.items()}, strict=False)
     return module
 

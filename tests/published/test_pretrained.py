@@ -107,6 +107,14 @@ def test_another_number_of_classes_gets_a_new_classifier(swin, saved):
         from_pretrained("swin_tiny", path, 0)
 
 
+def test_a_backbone_without_classifier_gets_one(swin, saved):
+    backbone = without(swin, "classifier.weight", "classifier.bias")
+    model = from_pretrained("swin_tiny", saved(backbone), 5).state_dict()
+    whole = from_pretrained("swin_tiny", saved(swin)).state_dict()
+    assert model["head.linear.weight"].shape == (5, 16)
+    assert all(torch.equal(model[n], whole[n]) for n in whole if not n.startswith("head.linear."))
+
+
 # --- weights that do not fit --------------------------------------------------------------------
 
 
@@ -126,7 +134,7 @@ TABLE = "swin.encoder.layers.1.blocks.0.attention.relative_position_bias.relativ
         (lambda s: without(s, "classifier.bias"), r"missing \['head\.linear\.bias'\]"),
         (
             lambda s: without(s, "classifier.weight", "classifier.bias"),
-            r"missing \['head\.linear\.bias', 'head\.linear\.weight'\]",
+            r"must hold a classifier, but has none.*Give `classes`",
         ),
         (lambda s: s | {"lm_head.weight": torch.zeros(2)}, r"tensors of its published model only.*`lm_head"),
         (
@@ -146,7 +154,10 @@ TABLE = "swin.encoder.layers.1.blocks.0.attention.relative_position_bias.relativ
             rf"must have its published shape: `{TABLE}` has \(529, 2\)",
         ),
         (lambda s: s | {"classifier.weight": torch.zeros(9, 16)}, r"head\.linear\.weight \(9, 16\) for"),
-        (lambda s: {}, "missing"),
+        (lambda s: {}, "must hold a classifier"),
+        (lambda s: {"classifier.bias": torch.zeros(3)}, "missing"),
+        (lambda s: s | {UP: torch.full((32, 8), torch.nan)}, r"finite floats: `.*up\.weight` has NaN"),
+        (lambda s: s | {UP: torch.zeros(32, 8, dtype=torch.int8)}, "finite floats: .* has torch.int8"),
     ],
     ids=[
         "missing",
@@ -159,6 +170,9 @@ TABLE = "swin.encoder.layers.1.blocks.0.attention.relative_position_bias.relativ
         "another window",
         "another classifier",
         "nothing",
+        "next to nothing",
+        "NaN",
+        "whole numbers",
     ],
 )
 def test_weights_that_do_not_fit_are_named(change, message, swin, saved):
@@ -243,7 +257,8 @@ def test_files_that_are_not_there(name, tmp_path):
 def test_damaged_files(swin, saved):
     path = saved(swin)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunError, match=r"model\.safetensors must be a whole safetensors file"):
+    message = r"model\.safetensors must be a whole safetensors file.*Download it again"
+    with pytest.raises(RunError, match=message):
         from_pretrained("swin_tiny", path)
 
 

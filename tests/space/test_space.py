@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -257,9 +258,24 @@ class TestErrors:
         with pytest.raises(SpaceError):
             SPACES["free"].from_json(data)
 
-    def test_wrong_number_of_genes(self):
-        with pytest.raises(SpaceError, match="must have"):
-            SPACES["free"].decode([0])
+    @pytest.mark.parametrize("change", [lambda g: g[:1], lambda g: g[None, :, None], lambda g: g + 0.5])
+    def test_genes_of_another_shape_or_kind(self, change):
+        space = SPACES["free"]
+        genes = change(space.encode(space.smallest()))
+        n = len(space.genes)
+        for use in (space.decode, space.active, space.valid_genes):
+            with pytest.raises(SpaceError, match=f"Genes must be {n} whole numbers, .*: got"):
+                use(genes)
+
+    @pytest.mark.parametrize("wrong", [-1, 99])
+    def test_genes_that_no_choice_has(self, wrong):
+        space = SPACES["free"]
+        genes = space.encode(space.smallest())
+        genes[-1] = wrong
+        name, top = re.escape(space.genes[-1].name), space.genes[-1].cardinality - 1
+        for use in (space.decode, space.active):
+            with pytest.raises(SpaceError, match=f"Gene `{name}` must be from 0 to {top}: got {wrong}"):
+                use(genes)
 
     @pytest.mark.parametrize(
         "make",

@@ -50,6 +50,39 @@ def test_samples_lie_in_the_range(low, high):
     assert all(low <= sum(layers) <= high for layers in found)
 
 
+def test_a_fine_scale_is_kept_to():
+    """Costs that differ by less than 1."""
+    within = Within(SPACE, lambda genes: units(genes) / 100, 0.405, 0.415)
+    assert {sum(layers) for layers in drawn(within, 30)} == {41}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        ("1", 2, "`low` must be a number: got '1'"),
+        (1, None, "`high` must be a number: got None"),
+        (float("nan"), 2, "`low` must be a number: got nan"),
+        (3, 2, "must not end before it begins"),
+    ],
+)
+def test_ends_that_are_none(low, high, message):
+    with pytest.raises(SpaceError, match=message):
+        Within(SPACE, units, low, high)
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        (lambda genes: np.zeros((len(genes), 5)), r"number per row of genes: got shape \(256, 5\)"),
+        (lambda genes: 1.0, r"got shape \(\)"),
+        (lambda genes: np.full(len(genes), np.nan), "some of them NaN"),
+    ],
+)
+def test_costs_that_are_none(cost, message):
+    with pytest.raises(SpaceError, match=message):
+        Within(SPACE, cost, 1, 2).sample(np.random.default_rng(0))
+
+
 def test_a_common_range_is_drawn_as_the_space_draws():
     """Its shares are those of draws from the whole space that happen to lie in the range."""
     rng = np.random.default_rng(1)
