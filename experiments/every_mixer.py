@@ -17,7 +17,7 @@ from nas.layers import ChannelMixer, Mixer, OverlapStem
 from nas.layers.catalogue import members
 from nas.space import Space
 from nas.tasks import digits
-from nas.training import Recipe
+from nas.training import Recipe, Subnets
 from search_spaces import costs, hierarchical
 
 MIXERS = members(Mixer)
@@ -59,15 +59,17 @@ def one_ffn() -> tuple[Space, ...]:
 
 
 @dataclass(frozen=True)
-class OneAtATime:
+class OneAtATime(Subnets):
     """The largest and the smallest subnet, `random` of the whole space, and such as keep to one mixer or to
     one channel mixer in all blocks, in turn: drawn block by block, hardly any would."""
+
+    teaches = True
 
     random: int = 1
     mixers: int = 3
     ffns: int = 2
 
-    def at(self, space: Space, seed: int, step: int) -> list[Any]:
+    def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
         rng = np.random.default_rng((seed, step))
         spaces = [space] * self.random + _turn(one_mixer(), self.mixers, step)
         spaces += _turn(one_ffn(), self.ffns, step)

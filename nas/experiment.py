@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import math
 import re
 import sys
 import traceback
@@ -226,9 +225,8 @@ def _errors_of(file: Path) -> Iterator[None]:
 
 def check_settings(experiment: Experiment) -> Experiment:
     """Raises RunError for settings that cannot work, before any work is spent."""
-    search, profiling, training = experiment.search, experiment.profiling, experiment.training
+    search, profiling = experiment.search, experiment.profiling
     least = {
-        "training.epochs": (training.epochs, 1),
         "profiling.samples - profiling.held_out": (profiling.samples - profiling.held_out, 8),
         "profiling.held_out": (profiling.held_out, 3),
         "profiling.rounds": (profiling.rounds, 3),
@@ -245,13 +243,11 @@ def check_settings(experiment: Experiment) -> Experiment:
             raise RunError(f"`{name}` must be {low} or more: got {value}. Change it with --set.")
     if not experiment.devices:
         raise RunError("`devices` must hold a device or more, but is empty.")
-    if not 0 < training.learning_rate < math.inf:
-        raise RunError(f"`training.learning_rate` must be positive: got {training.learning_rate}.")
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):
         raise RunError(f"`name` must be fit for a directory, such as digits-2: got {experiment.name!r}.")
     if experiment.tracking is not None and not isinstance(experiment.tracking, str):
         raise RunError(f"`tracking` must be MLflow's URI: got {experiment.tracking!r}.")
-    _check_device(training.device)
+    _check_device(experiment.training.device)
     _check_searcher(experiment)
     return experiment
 

@@ -68,8 +68,10 @@ def _parsed(text: str, current: Any, path: str) -> Any:
         return None if text.lower() in ("none", "null") else text
     if isinstance(current, str):
         return text
-    if isinstance(current, type) or callable(current):
+    if isinstance(current, type) or (callable(current) and not dataclasses.is_dataclass(current)):
         return _imported(text, path)
+    if dataclasses.is_dataclass(current):
+        return _made(_imported(text, path), text, path)
     try:
         value = json.loads(text.lower() if text in ("True", "False", "None") else text)
     except ValueError:
@@ -83,6 +85,16 @@ def _parsed(text: str, current: Any, path: str) -> Any:
             f"got {text!r}."
         )
     return value
+
+
+def _made(cls: Any, text: str, path: str) -> Any:
+    """An instance of a class, with its defaults."""
+    try:
+        return cls()
+    except TypeError as error:
+        raise RunError(
+            f"`--set {path}` must name a class that needs no arguments: {text}: {error}."
+        ) from None
 
 
 def _imported(text: str, path: str) -> Any:

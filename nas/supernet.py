@@ -71,11 +71,13 @@ class Supernet:
         train: bool = False,
         quantized: bool = True,
         buffers: Mapping[str, Tensor] | None = None,
+        slices: Mapping[str, Tensor] | None = None,
         **named_inputs: Any,
     ) -> Any:
         """What the subnet answers. `train` sets the mode of its modules for this call alone.
 
-        `buffers` (from `calibrate`) replace those that the builder starts with.
+        `buffers` (from `calibrate`) replace those that the builder starts with. Gradients reach the bank, or
+        `slices`, which `slices(architecture)` took out of it.
         """
         skeleton = self._skeleton(architecture)
         if skeleton.module.training != train:
@@ -83,22 +85,52 @@ class Supernet:
         kept = self._buffers(skeleton, buffers)
         if train:  # norms write their running statistics: into copies
             kept = {name: buffer.clone() for name, buffer in kept.items()}
-        values = self.weights(architecture, quantized=quantized) | kept
+        values = self.weights(architecture, quantized=quantized, slices=slices) | kept
         return torch.func.functional_call(skeleton.module, values, inputs, named_inputs)
 
-    def weights(self, architecture: Any, *, quantized: bool = True) -> dict[str, Tensor]:
-        """Slices of the bank for a subnet, cut, then rounded to its bits; gradients reach the bank."""
+    def weights(
+        self, architecture: Any, *, quantized: bool = True, slices: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Slices of the bank for a subnet, cut, then rounded to its bits; gradients reach the bank, or
+        `slices`."""
         weights = {}
         for name, (shape, layout) in self._skeleton(architecture).parameters.items():
-            if name not in self.bank:
-                raise LayoutError(
-                    f"`{name}` must be in the bank: got an architecture that is not of this space. "
-                    f"Build the supernet from a space that contains it."
-                )
-            weight = cut(name, self.bank[name], self.stored[name], layout, shape)
+            if slices is not None:
+                weight = slices[name].reshape(shape)
+            else:
+                weight = cut(name, self._banked(name), self.stored[name], layout, shape)
             bits = self._bits(architecture, name, shape) if quantized else 32
             weights[name] = fake_quantize(weight, bits)
         return weights
+
+    def slices(self, architecture: Any) -> dict[str, Tensor]:
+        """Views of the bank for a subnet, in logical shapes, which gather gradients of their own.
+
+        Their gradients are as large as the subnet, those of the bank always as large as the bank.
+        """
+        boxes = self.boxes(architecture)
+        return {name: self._banked(name).detach()[box].requires_grad_() for name, box in boxes.items()}
+
+    def skeleton(self, architecture: Any) -> nn.Module:
+        """The module without weights that the forward of a subnet runs, for hooks. It is shared: leave it as
+        it is."""
+        return self._skeleton(architecture).module
+
+    def boxes(self, architecture: Any) -> dict[str, tuple[slice, ...]]:
+        """Where the slices of a subnet lie in the bank, along the logical axes of each parameter."""
+        found = {}
+        for name, (_, layout) in self._skeleton(architecture).parameters.items():
+            self._banked(name)
+            found[name] = slices(name, self.stored[name], layout)
+        return found
+
+    def _banked(self, name: str) -> nn.Parameter:
+        if name not in self.bank:
+            raise LayoutError(
+                f"`{name}` must be in the bank: got an architecture that is not of this space. Build the "
+                f"supernet from a space that contains it."
+            )
+        return self.bank[name]
 
     def extract(
         self, architecture: Any, *, quantized: bool = True, buffers: Mapping[str, Tensor] | None = None

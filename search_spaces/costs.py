@@ -245,3 +245,19 @@ def _figures(piece: Piece, part: Any) -> np.ndarray:
     activations, peak = _remembered(piece)
     parameters = sum(math.prod(shape) for shape in shapes.values())
     return np.array([parameters, macs(_counted(piece)), activations, peak, size], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Mmacs:
+    """Of a space, the function from genes (n, genes) to 10^6 multiply-accumulates (n,) of one image of that
+    side: a `cost` of rules of training.
+
+    Example:
+        >>> Recipe(subnets=CostBalanced(Mmacs(32)))
+    """
+
+    image_side: int
+
+    def __call__(self, space: Space) -> Callable[[np.ndarray], np.ndarray]:
+        table, column = figures(space, self.image_side), FIGURES.index("mmacs")
+        return lambda genes: table(genes)[:, column]

@@ -44,6 +44,7 @@ ONLY_IN = {
     "plotly": ["nas/report/", "dashboards/"],
     "matplotlib": ["nas/report/", "experiments/benchmarks/"],
     "dash": ["dashboards/"],
+    "kornia": ["nas/tasks/mixing.py"],
     "sklearn": ["nas/tasks/images.py", "experiments/"],
     "pyarrow": ["nas/tasks/files.py"],
     "PIL": ["nas/tasks/files.py"],

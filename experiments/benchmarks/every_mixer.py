@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from nas.layers.mixers.pooling import Pooling
 from nas.space import Space
 from nas.supernet import Supernet
 from nas.tasks import Task
-from nas.training import Epoch, Recipe, train
+from nas.training import Epoch, Only, Recipe, train
 from search_spaces import hierarchical
 
 matplotlib.use("Agg")
@@ -140,16 +140,6 @@ def counted(folder: Path) -> Callable[[Epoch], None]:
 def core_seconds(folder: Path) -> float:
     lines = (folder / "core_seconds.jsonl").read_text().splitlines()
     return sum(float(json.loads(line)["core_seconds"]) for line in lines)
-
-
-@dataclass(frozen=True)
-class Only:
-    """One architecture, from the labels."""
-
-    architecture: Any
-
-    def at(self, space: Space, seed: int, step: int) -> list[Any]:
-        return [self.architecture]
 
 
 def plain(architecture: Any, task: Task, recipe: Recipe) -> float:

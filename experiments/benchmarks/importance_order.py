@@ -25,7 +25,7 @@ from nas.importance import coupled_axes, magnitude, ordered, taylor
 from nas.space import Space
 from nas.supernet import Supernet
 from nas.tasks import Task, digits
-from nas.training import Recipe, train
+from nas.training import Recipe, Subnets, train
 from search_spaces import hierarchical
 
 matplotlib.use("Agg")
@@ -38,10 +38,10 @@ EPOCHS = 40
 
 
 @dataclass(frozen=True)
-class LargestAlone:
+class LargestAlone(Subnets):
     """No weight sharing: every step trains the largest network."""
 
-    def at(self, space: Space, seed: int, step: int) -> list[Any]:
+    def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
         return [space.largest()]
 
 

@@ -10,12 +10,15 @@ from nas.tasks.images import (
     from_arrays,
     from_npz,
 )
+from nas.tasks.mixing import Library, Mix
 
 __all__ = [
     "SPLITS",
     "Batch",
     "ImageClassification",
+    "Library",
     "Metric",
+    "Mix",
     "RandomAffine",
     "RandomCropFlip",
     "Split",

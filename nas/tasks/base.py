@@ -80,10 +80,14 @@ class Task(Protocol):
         """In words, what was done to raw inputs."""
 
     def batches(
-        self, split: Split, *, seed: int = 0, epoch: int = 0, part: tuple[int, int] = (0, 1)
+        self, split: Split, *, seed: int = 0, epoch: int = 0, part: tuple[int, int] = (0, 1), first: int = 0
     ) -> Iterator[Batch]:
-        """Batches of a split. *train* is shuffled and augmented, the same for the same (seed, epoch);
-        the others come in order. `part` = (i, n) is the i-th of n shares."""
+        """Batches of a split, from the `first` on. *train* is shuffled and augmented, the same for the same
+        (seed, epoch), wherever it begins; the others come in order. `part` = (i, n) is the i-th of n
+        shares."""
+
+    def batch_count(self, split: Split) -> int:
+        """How many batches a split has."""
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean loss of a batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,8 @@ class ImageClassification:
         images: (N, channels, height, width), pixels as uint8, 0 … 255, or as float32.
         labels: int64 (N,), 0 … classes − 1.
         splits: indices per split.
-        augment: applied to batches of *train*, after normalisation.
+        augment: applied to batches of *train*, of which uint8 pixels are divided by 255, before they are
+            normalised.
         mean, spread: per channel, of what a module gets: (pixels − mean) / spread, where uint8 pixels are
             divided by 255 first.
         pixels: in words, what the values of `images` are.
@@ -75,27 +77,35 @@ class ImageClassification:
         return hashes.hexdigest()[:12]
 
     def batches(
-        self, split: Split, *, seed: int = 0, epoch: int = 0, part: tuple[int, int] = (0, 1)
+        self, split: Split, *, seed: int = 0, epoch: int = 0, part: tuple[int, int] = (0, 1), first: int = 0
     ) -> Iterator[Batch]:
         share, shares = part
         indices = self.splits[split]
         training = split == "train"
         if training:
             indices = np.random.default_rng((seed, epoch)).permutation(indices)
-        size = self.batch_size if training else self.eval_batch_size
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) * shares + share)
-        for start in range(0, len(indices), size):
+        size = self._size(split)
+        for start in range(first * size, len(indices), size):
             chosen = indices[start : start + size][share::shares]
-            images = self.prepared(chosen)
+            images = torch.from_numpy(_floats(self.images[chosen]))
             if training and self.augment:
-                images = self.augment(images, generator)
-            yield Batch((images,), torch.from_numpy(self.labels[chosen]))
+                rng = np.random.default_rng((seed, epoch, start, share, shares))
+                images = self.augment(images, torch.Generator().manual_seed(int(rng.integers(1 << 62))))
+            yield Batch((self._normalised(images),), torch.from_numpy(self.labels[chosen]))
+
+    def batch_count(self, split: Split) -> int:
+        return math.ceil(len(self.splits[split]) / self._size(split))
+
+    def _size(self, split: Split) -> int:
+        return self.batch_size if split == "train" else self.eval_batch_size
 
     def prepared(self, indices: np.ndarray) -> Tensor:
         """Images as a module gets them, float32 (n, channels, height, width)."""
-        images = _floats(self.images[indices])
-        mean, spread = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.spread))
-        return torch.from_numpy((images - mean) / spread)
+        return self._normalised(torch.from_numpy(_floats(self.images[indices])))
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        mean, spread = (torch.tensor(v).reshape(-1, 1, 1) for v in (self.mean, self.spread))
+        return (images - mean) / spread
 
     def fewer(self, **images: int) -> ImageClassification:
         """The task with so many images of a split in the place of all, always the same ones.
@@ -124,7 +134,9 @@ class ImageClassification:
         return F.cross_entropy(outputs, batch.targets)
 
     def tallies(self, outputs: Tensor, batch: Batch) -> dict[str, Tally]:
-        return {"accuracy": Tally.of(100.0 * (outputs.argmax(-1) == batch.targets))}
+        soft = batch.targets.is_floating_point()  # probabilities of classes
+        labels = batch.targets.argmax(-1) if soft else batch.targets
+        return {"accuracy": Tally.of(100.0 * (outputs.argmax(-1) == labels))}
 
 
 def digits(batch_size: int = 64) -> ImageClassification:

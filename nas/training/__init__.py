@@ -1,18 +1,47 @@
 """Training of supernets."""
 
-from nas.training.checkpoint import load_tensors, save_tensors
+from nas.training.checkpoint import Checkpoints, load_tensors, save_tensors
+from nas.training.distillation import Distillation, soft_loss
+from nas.training.gradients import Gradients
+from nas.training.group import Alone, Distributed, Group
 from nas.training.heap import frozen_heap
-from nas.training.loop import Epoch, Recipe, distillation, train
-from nas.training.subnets import Sandwich, Subnets
+from nas.training.loop import Epoch, train
+from nas.training.optimizer import SlicedAdamW
+from nas.training.recipe import Recipe
+from nas.training.subnets import (
+    BoundedJumps,
+    CostBalanced,
+    Nested,
+    OneBatch,
+    Only,
+    Progressive,
+    Sandwich,
+    SinglePath,
+    Subnets,
+)
 
 __all__ = [
+    "Alone",
+    "BoundedJumps",
+    "Checkpoints",
+    "CostBalanced",
+    "Distillation",
+    "Distributed",
     "Epoch",
+    "Gradients",
+    "Group",
+    "Nested",
+    "OneBatch",
+    "Only",
+    "Progressive",
     "Recipe",
     "Sandwich",
+    "SinglePath",
+    "SlicedAdamW",
     "Subnets",
-    "distillation",
     "frozen_heap",
     "load_tensors",
     "save_tensors",
+    "soft_loss",
     "train",
 ]

@@ -40,7 +40,7 @@ def test_the_rule_gives_each_choice_alone_beside_the_largest_the_smallest_and_ra
     rule, space = every_mixer.OneAtATime(random=1, mixers=2, ffns=1), experiment.space
     alone = {part: set() for part in FAMILIES}
     for step in range(11):
-        largest, smallest, random, *rest = rule.at(space, 0, step)
+        largest, smallest, random, *rest = rule.at(space, 0, step, 0)
         assert (largest, smallest) == (space.largest(), space.smallest())
         space.check(random)
         for architecture, part in zip(rest, ("mixer", "mixer", "ffn"), strict=True):

@@ -33,9 +33,15 @@ def snapshot(folder: Path) -> dict[str, int]:
     ("arguments", "message"),
     [
         (["run", "missing.py"], "a .py file that exists: got missing.py"),
-        (["run", "digits", "--set", "training.epoch=3"], "Recipe has no `epoch`. It has checkpoint_seconds"),
+        (
+            ["run", "digits", "--set", "training.epoch=3"],
+            "Recipe has no `epoch`. It has accumulate, checkpoint_seconds",
+        ),
         (["run", "digits", "--set", "training.epochs=many"], "of type int (now 70): got 'many'"),
-        (["run", "digits", "--set", "training.epochs=0"], "`training.epochs` must be 1 or more: got 0"),
+        (
+            ["run", "digits", "--set", "training.epochs=0"],
+            "`training.epochs` must be a whole number, 1 or more: got 0",
+        ),
         (["run", "digits", "--set", "epochs"], "NAME=VALUE, but got 'epochs'"),
         (["run", "digits", "--set", "search.searcher=nas.searchers.Best"], "something to import"),
         (["run", "digits", "--device", "toaster"], "It has onnxruntime, torch"),

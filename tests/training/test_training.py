@@ -1,50 +1,50 @@
-"""Training: what a step computes, and that it can be interrupted."""
+"""The loop: what a step computes, and that it can be interrupted anywhere."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from training.small import (
+    RECIPE,
+    Stop,
+    assert_gradients,
+    bank_gradients,
+    made_up_supernet,
+    made_up_task,
+    one_batch,
+    step_gradients,
+    stop_at_step,
+)
 
 from nas.errors import RunError
+from nas.space import Space, oneof
 from nas.supernet import Supernet
-from nas.tasks import from_arrays
-from nas.training import Recipe, Sandwich, distillation, load_tensors, save_tensors, train
+from nas.tasks import Mix
+from nas.training import Only, Recipe, SinglePath, Subnets, load_tensors, soft_loss, train
 from search_spaces import hierarchical
-
-RECIPE = Recipe(epochs=4, checkpoint_seconds=0, threads=1, learning_rate=1e-3)
 
 
 @pytest.fixture(scope="module")
 def task():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 120)
-    images = rng.random((120, 8, 8)) + labels[:, None, None] * np.eye(8)
-    return from_arrays(images, labels, batch_size=32)
+    return made_up_task()
 
 
 @pytest.fixture
 def supernet(task):
-    space = hierarchical.space(task, widths=((8, 16), (16, 24)), depths=(1, 2))
-    return Supernet(hierarchical.build, space)
+    return made_up_supernet(task)
 
 
 def copy_of(supernet: Supernet) -> Supernet:
-    return Supernet(hierarchical.build, supernet.space)
+    return Supernet(supernet.build, supernet.space)
 
 
-class Killed(Exception):
-    pass
-
-
-def killer(after: int):
-    def on_epoch(epoch):
-        if epoch.epoch == after:
-            raise Killed
-
-    return on_epoch
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[n], b[n]) for n in a)
 
 
 def test_it_learns_and_writes_what_it_did(task, supernet, tmp_path):
@@ -53,86 +53,101 @@ def test_it_learns_and_writes_what_it_did(task, supernet, tmp_path):
     assert epochs[-1].loss < epochs[0].loss
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 6
     saved, _ = load_tensors(tmp_path / "model.safetensors")
-    assert all(torch.equal(saved[n], t) for n, t in supernet.state().items())
-
-
-class LargestAlone:
-    def at(self, space, seed, step):
-        return [space.largest()]
+    assert equal(saved, supernet.state())
 
 
 def test_a_step_may_train_one_subnet(task, supernet, tmp_path):
     epochs = []
-    train(supernet, task, replace(RECIPE, subnets=LargestAlone()), tmp_path, on_epoch=epochs.append)
+    only = replace(RECIPE, subnets=Only(supernet.space.largest()))
+    train(supernet, task, only, tmp_path, on_epoch=epochs.append)
     assert epochs[-1].loss < epochs[0].loss
     assert epochs[-1].largest_accuracy == epochs[-1].smallest_accuracy
-
-
-@pytest.mark.parametrize("after", [1, 3])
-def test_resumed_weights_equal_uninterrupted_ones(task, supernet, tmp_path, after):
-    whole = train(supernet, task, RECIPE, tmp_path / "whole").state()
-    with pytest.raises(Killed):
-        train(copy_of(supernet), task, RECIPE, tmp_path / "cut", on_epoch=killer(after))
-    resumed = train(copy_of(supernet), task, RECIPE, tmp_path / "cut").state()
-    assert all(torch.equal(whole[n], resumed[n]) for n in whole)
-    histories = [(tmp_path / d / "history.jsonl").read_text().count("\n") for d in ("whole", "cut")]
-    assert histories == [4, 4]
-
-
-def test_work_after_the_last_checkpoint_is_done_again(task, supernet, tmp_path):
-    rare = replace(RECIPE, checkpoint_seconds=1e9)
-    whole = train(supernet, task, rare, tmp_path / "whole").state()
-    with pytest.raises(Killed):
-        train(copy_of(supernet), task, rare, tmp_path / "cut", on_epoch=killer(2))
-    resumed = train(copy_of(supernet), task, rare, tmp_path / "cut").state()
-    assert all(torch.equal(whole[n], resumed[n]) for n in whole)
-    assert (tmp_path / "cut" / "history.jsonl").read_text().count("\n") == 4
 
 
 def test_seed_decides(task, supernet, tmp_path):
     a = train(copy_of(supernet), task, RECIPE, tmp_path / "a", seed=1).state()
     b = train(copy_of(supernet), task, RECIPE, tmp_path / "b", seed=1).state()
     c = train(copy_of(supernet), task, RECIPE, tmp_path / "c", seed=2).state()
-    assert all(torch.equal(a[n], b[n]) for n in a)
-    assert not all(torch.equal(a[n], c[n]) for n in a)
+    assert equal(a, b)
+    assert not equal(a, c)
 
 
-def test_the_gradient_of_a_step_is_the_mean_over_its_subnets(task, supernet, tmp_path):
+# --- gradients ------------------------------------------------------------------------------------
+
+
+def test_the_gradient_of_a_step_is_the_mean_over_its_subnets(task, supernet, tmp_path, monkeypatch):
     """Recomputed without the loop: label loss of the largest, distillation of the others."""
-    recipe = replace(RECIPE, epochs=1, warmup=1.0, learning_rate=0.0, clip=1e9)
-    single = replace(task, splits=dict(task.splits) | {"train": task.splits["train"][:16]})
-    train(supernet, single, recipe, tmp_path)
-    found = {n: p.grad.clone() for n, p in supernet.bank.items() if p.grad is not None}
-    for parameter in supernet.parameters():
-        parameter.grad = None
+    single = one_batch(task)
+    found = step_gradients(supernet, single, RECIPE, tmp_path, monkeypatch)
     (batch,) = single.batches("train", seed=0, epoch=0)
-    largest, *others = recipe.subnets.at(supernet.space, 0, 0)
+    largest, *others = RECIPE.subnets.at(supernet.space, 0, 0, 0)
     teacher = supernet(largest, *batch.inputs, train=True)
     losses = [single.loss(teacher, batch)]
-    losses += [distillation(supernet(a, *batch.inputs, train=True), teacher.detach()) for a in others]
-    torch.stack(losses).mean().backward()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, supernet.bank[name].grad, rtol=1e-4, atol=1e-6)
+    losses += [soft_loss(supernet(a, *batch.inputs, train=True), teacher.detach()) for a in others]
+    assert_gradients(found, bank_gradients(supernet, torch.stack(losses).mean()))
 
 
-def test_sandwich_draws_by_seed_and_step(supernet):
-    space = supernet.space
-    rule = Sandwich(random=2)
-    assert rule.at(space, 0, 5) == rule.at(space, 0, 5)
-    assert rule.at(space, 0, 5)[2:] != rule.at(space, 0, 6)[2:]
-    assert rule.at(space, 0, 5)[:2] == [space.largest(), space.smallest()]
-    bits = {
-        b.mixer.bits.weight for i in range(20) for a in rule.at(space, 0, i)[2:] for b in a.stages[0].blocks
-    }
-    assert bits == {4, 8, 32}
+def test_accumulated_batches_are_one_large_batch(task, supernet, tmp_path, monkeypatch):
+    single = one_batch(task, 24)
+    large = replace(single, batch_size=24)
+    small = replace(single, batch_size=10)  # 10, 10 and 4 images
+    whole = step_gradients(supernet, large, RECIPE, tmp_path / "a", monkeypatch)
+    parts = step_gradients(supernet, small, replace(RECIPE, accumulate=3), tmp_path / "b", monkeypatch)
+    assert_gradients(parts, whole)
 
 
-def test_only_matrices_decay(task, supernet, tmp_path):
-    """With gradients too small to matter, decay is all that moves weights."""
+def test_projection_takes_from_the_largest_what_opposes_the_others(task, supernet, tmp_path, monkeypatch):
+    single = one_batch(task)
+    found = step_gradients(supernet, single, replace(RECIPE, project=True), tmp_path, monkeypatch)
+    (batch,) = single.batches("train", seed=0, epoch=0)
+    largest, *others = RECIPE.subnets.at(supernet.space, 0, 0, 0)
+    teacher = supernet(largest, *batch.inputs, train=True)
+    n = 1 + len(others)
+    of_largest = bank_gradients(supernet, single.loss(teacher, batch) / n)
+    losses = [soft_loss(supernet(a, *batch.inputs, train=True), teacher.detach()) for a in others]
+    of_others = bank_gradients(supernet, torch.stack(losses).sum() / n)
+    conflicts = 0
+    for name in of_largest.keys() & of_others.keys():
+        inner = (of_largest[name] * of_others[name]).sum()
+        if inner < 0:
+            conflicts += 1
+            of_largest[name] -= inner / of_others[name].square().sum() * of_others[name]
+    assert conflicts
+    names = of_largest.keys() | of_others.keys()
+    assert_gradients(found, {n: of_largest.get(n, 0) + of_others.get(n, 0) for n in names})
+
+
+def test_a_large_gradient_is_clipped(task, supernet, tmp_path):
+    """With plain steps of Adam a clipped gradient shows in the second moment."""
+    single = one_batch(task)
+    for clip, at_most in ((1e-3, 1e-6), (float("inf"), float("inf"))):
+        net = copy_of(supernet)
+        train(net, single, replace(RECIPE, epochs=1, clip=clip), tmp_path / str(clip))
+        (path,) = (tmp_path / str(clip) / "checkpoints").iterdir()
+        tensors, _ = load_tensors(path)
+        seen = sum(float(t.sum()) for n, t in tensors.items() if n.startswith("exp_avg_sq:")) / 1e-3
+        assert 0 < seen <= at_most * 1.01
+        assert seen > 1e-5 or clip == 1e-3
+
+
+def test_rates_are_of_the_first_pattern_that_fits(task, supernet, tmp_path):
+    recipe = replace(RECIPE, rates=((r"stem\..*", 0.0), (r".*", 0.5)), weight_decay=0.0)
+    before = {n: t.clone() for n, t in supernet.state().items()}
+    train(supernet, task, recipe, tmp_path)
+    moved = {n for n, t in supernet.state().items() if not torch.equal(before[n], t)}
+    assert not any(n.startswith("stem.") for n in moved)
+    assert "head.linear.weight" in moved
+    assert {recipe.groups(dict.fromkeys(before, True))[n].rate for n in before} == {0.0, 0.5}
+
+
+def test_only_matrices_decay(supernet):
     names = supernet.matrices()
-    assert "stages.1.entry.merge.norm.weight" not in names  # stored with two axes, yet a norm
-    assert "stages.0.blocks.0.mixer.relative_bias" not in names
+    assert "stages.1.down.merged_norm.weight" not in names  # stored with two axes, yet a norm
+    assert "stages.0.blocks.0.mixer.position.relative" not in names
     assert {"stem.conv.weight", "stages.0.blocks.0.ffn.up.weight"} <= names
+    groups = RECIPE.groups({n: n in names for n in supernet.bank})
+    assert {groups[n].decay for n in names} == {RECIPE.weight_decay}
+    assert {groups[n].decay for n in supernet.bank.keys() - names} == {0.0}
 
 
 def test_learning_rate_warms_up_and_falls():
@@ -141,35 +156,198 @@ def test_learning_rate_warms_up_and_falls():
     assert recipe.rate(0.05) == pytest.approx(0.5)
     assert recipe.rate(0.1) == pytest.approx(1)
     assert recipe.rate(1) == pytest.approx(0)
+    assert Recipe(learning_rate=1.0, warmup=1.0).rate(1) == 1
+
+
+def test_images_are_scaled_to_the_resolution_of_the_step(task, supernet, tmp_path):
+    sides = []
+
+    def watched(architecture):
+        module = supernet.build(architecture)
+        module.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-2:]))
+        return module
+
+    flexible = hierarchical.space(task, widths=((8,), (16,)), depths=(1, 1), windows=(2,))
+    train(
+        Supernet(watched, flexible),
+        task,
+        replace(RECIPE, resolutions=(8, 16), subnets=SinglePath()),
+        tmp_path,
+    )
+    assert set(sides) == {(8, 8), (16, 16)}
+
+
+def test_targets_may_lie_between_classes(task, supernet, tmp_path):
+    epochs = []
+    mix = Mix(mixup=0.2, cutmix=1.0, label_smoothing=0.1)
+    train(supernet, task, replace(RECIPE, mix=mix), tmp_path, on_epoch=epochs.append)
+    assert epochs[-1].loss < epochs[0].loss
+    a = train(made_up_supernet(task), task, replace(RECIPE, mix=mix, epochs=1), tmp_path / "a").state()
+    b = train(made_up_supernet(task), task, replace(RECIPE, mix=mix, epochs=1), tmp_path / "b").state()
+    assert equal(a, b)
+
+
+def test_the_average_of_weights_is_what_is_kept(task, supernet, tmp_path):
+    plain = train(copy_of(supernet), task, RECIPE, tmp_path / "plain").state()
+    slow = train(copy_of(supernet), task, replace(RECIPE, ema=0.999), tmp_path / "slow").state()
+    saved, _ = load_tensors(tmp_path / "slow" / "model.safetensors")
+    assert equal(saved, slow)
+    assert not equal(plain, slow)
+
+
+def test_the_average_is_that_of_its_definition(task, supernet, tmp_path):
+    recipe = replace(RECIPE, ema=0.5, epochs=2)
+    expected, step = {n: t.clone() for n, t in supernet.state().items()}, [0]
+
+    def follow(done):
+        decay = min(0.5, (1 + step[0]) / (10 + step[0]))
+        for name, tensor in supernet.state().items():
+            expected[name].mul_(decay).add_(tensor, alpha=1 - decay)
+        step[0] += 1
+
+    train(supernet, task, recipe, tmp_path, on_step=follow)
+    for name, tensor in supernet.state().items():
+        torch.testing.assert_close(tensor, expected[name])
+
+
+# --- interruptions --------------------------------------------------------------------------------
+
+RESUMED = {
+    "plain": RECIPE,
+    "averaged": replace(RECIPE, ema=0.9),
+    "accumulated": replace(RECIPE, accumulate=2),
+    "mixed": replace(RECIPE, mix=Mix(mixup=0.2, label_smoothing=0.1)),
+    "single path": replace(RECIPE, subnets=SinglePath()),
+}
+
+
+@pytest.mark.parametrize("recipe", RESUMED.values(), ids=RESUMED)
+def test_resumed_weights_equal_uninterrupted_ones(recipe, task, supernet, tmp_path):
+    """Wherever it stops: at every step that there is, epochs of 3 batches."""
+    whole = train(supernet, task, recipe, tmp_path / "whole").state()
+    steps = recipe.epochs * -(-3 // recipe.accumulate)
+    for stop in sorted({1, 2, 4, steps - 1}) if recipe is RECIPE else (4,):
+        folder = tmp_path / str(stop)
+        with pytest.raises(Stop):
+            train(copy_of(supernet), task, recipe, folder, on_step=stop_at_step(stop))
+        assert equal(whole, train(copy_of(supernet), task, recipe, folder).state()), stop
+        a, b = (
+            [json.loads(line) for line in (d / "history.jsonl").read_text().splitlines()]
+            for d in (tmp_path / "whole", folder)
+        )
+        for line in (*a, *b):
+            assert line.pop("seconds") > 0
+            assert 0 <= line.pop("waiting") < 1
+        assert a == b
+
+
+def test_work_after_the_last_checkpoint_is_done_again(task, supernet, tmp_path):
+    rare = replace(RECIPE, checkpoint_seconds=1e9)
+    whole = train(supernet, task, rare, tmp_path / "whole").state()
+    with pytest.raises(Stop):
+        train(copy_of(supernet), task, rare, tmp_path / "cut", on_step=stop_at_step(7))
+    resumed = train(copy_of(supernet), task, rare, tmp_path / "cut").state()
+    assert equal(whole, resumed)
+    assert (tmp_path / "cut" / "history.jsonl").read_text().count("\n") == 4
+
+
+class Dropped(nn.Module):
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.up, self.drop, self.down = nn.Linear(64, units), nn.Dropout(0.5), nn.Linear(units, 3)
+
+    def forward(self, x):
+        return self.down(self.drop(self.up(x.flatten(1)).relu()))
+
+
+@hierarchical.dataclass(frozen=True)
+class Units:
+    units: int
+
+
+def dropped(architecture):
+    return Dropped(architecture.units)
+
+
+def test_random_numbers_of_modules_are_those_of_the_step(task, tmp_path):
+    space = Space(Units(oneof(8, 16)))
+    whole = train(Supernet(dropped, space), task, RECIPE, tmp_path / "whole").state()
+    with pytest.raises(Stop):
+        train(Supernet(dropped, space), task, RECIPE, tmp_path / "cut", on_step=stop_at_step(5))
+    torch.rand(7)  # whatever happens in between
+    assert equal(whole, train(Supernet(dropped, space), task, RECIPE, tmp_path / "cut").state())
+
+
+class Stepwise(Subnets):
+    """The largest; from some step on with a loss that is none."""
+
+    def at(self, space, seed, step, progress):
+        return [space.largest()]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(task, supernet, tmp_path):
     broken = replace(task, images=np.full_like(task.images, np.inf))
-    with pytest.raises(RunError, match="must stay finite, but is nan at step 0"):
+    with pytest.raises(RunError, match=r"must stay finite, but is nan at step 0 for Hier.*no checkpoint yet"):
         train(supernet, broken, RECIPE, tmp_path)
 
 
+def test_a_loss_that_explodes_stops_the_run(task, supernet, tmp_path):
+    wild = replace(RECIPE, learning_rate=50.0, warmup=0.9, explosion=2.0, epochs=20, subnets=Stepwise())
+    message = (
+        r"loss must not exceed 2 times that of the first steps, .* at step \d+ for Hier.*is .*step-\d+\.safe"
+    )
+    with pytest.raises(RunError, match=message):
+        train(supernet, task, wild, tmp_path)
+    steps = sorted((tmp_path / "checkpoints").glob("step-*"))
+    assert len(steps) == wild.keep
+    assert all(t.isfinite().all() for path in steps for t in load_tensors(path)[0].values())
+
+
 class TestCheckpoints:
-    def test_a_damaged_one_is_refused(self, task, supernet, tmp_path):
-        with pytest.raises(Killed):
-            train(copy_of(supernet), task, RECIPE, tmp_path, on_epoch=killer(2))
-        path = tmp_path / "checkpoint.safetensors"
-        path.write_bytes(path.read_bytes()[:-100])
-        with pytest.raises(RunError, match="must be a whole safetensors file"):
+    def test_a_damaged_one_gives_way_to_the_one_before(self, task, supernet, tmp_path):
+        whole = train(copy_of(supernet), task, RECIPE, tmp_path / "whole").state()
+        with pytest.raises(Stop):
+            train(copy_of(supernet), task, RECIPE, tmp_path / "cut", on_step=stop_at_step(8))
+        old, new = sorted((tmp_path / "cut" / "checkpoints").glob("*.safetensors"))
+        assert (old.name, new.name) == ("step-000000007.safetensors", "step-000000008.safetensors")
+        new.write_bytes(new.read_bytes()[:-100])
+        first = []
+        resumed = train(copy_of(supernet), task, RECIPE, tmp_path / "cut", on_step=first.append)
+        assert first[0] == 8
+        assert equal(whole, resumed.state())
+
+    def test_where_none_is_whole_nothing_is_done(self, task, supernet, tmp_path):
+        with pytest.raises(Stop):
+            train(copy_of(supernet), task, RECIPE, tmp_path, on_step=stop_at_step(8))
+        for path in (tmp_path / "checkpoints").iterdir():
+            path.write_bytes(path.read_bytes()[:500])
+        with pytest.raises(RunError, match=r"step-000000008.safetensors must be a whole safetensors file"):
             train(supernet, task, RECIPE, tmp_path)
 
     def test_one_of_another_space_is_refused(self, task, supernet, tmp_path):
-        with pytest.raises(Killed):
-            train(supernet, task, RECIPE, tmp_path, on_epoch=killer(1))
+        with pytest.raises(Stop):
+            train(supernet, task, RECIPE, tmp_path, on_step=stop_at_step(2))
         other = Supernet(hierarchical.build, hierarchical.space(task))
         with pytest.raises(RunError, match="another space wrote it"):
             train(other, task, RECIPE, tmp_path)
 
-    def test_writing_is_atomic(self, tmp_path, monkeypatch):
-        path = tmp_path / "x.safetensors"
-        save_tensors(path, {"a": torch.zeros(2)}, {"step": "1"})
-        monkeypatch.setattr("nas.training.checkpoint.os.replace", lambda *_: (_ for _ in ()).throw(Killed))
-        with pytest.raises(Killed):
-            save_tensors(path, {"a": torch.ones(2)}, {"step": "2"})
-        tensors, metadata = load_tensors(path)
-        assert (tensors["a"].tolist(), metadata) == ([0, 0], {"step": "1"})
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "`training.epochs` must be a whole number, 1 or more: got 0"),
+        ({"accumulate": 1.5}, "`training.accumulate` must be a whole number"),
+        ({"learning_rate": float("nan")}, "`training.learning_rate` must be positive: got nan"),
+        ({"warmup": 1.1}, "`training.warmup` must be a share"),
+        ({"clip": 0}, "`training.clip` must be above 0"),
+        ({"ema": 1.0}, "`training.ema` must be a decay"),
+        ({"explosion": 1.0}, "`training.explosion` must be above 1"),
+        ({"resolutions": (8, 0)}, "`training.resolutions` must be sides in pixels"),
+        ({"rates": (("(", 1.0),)}, "must hold regular expressions: got '\\('"),
+        ({"rates": ((".*", -1.0),)}, "must have factors of at least 0: got -1"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_none_are_refused(settings, message):
+    with pytest.raises(RunError, match=message):
+        replace(RECIPE, **settings)

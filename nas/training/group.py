@@ -1,0 +1,41 @@
+"""Processes that train together, each on its share of every batch."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, distributed
+
+
+class Group(Protocol):
+    """What a training asks of its fellow processes."""
+
+    rank: int
+    size: int
+
+    def add_up(self, tensors: list[Tensor]) -> None:
+        """Replaces each tensor by its sum over all processes."""
+
+
+class Alone:
+    """One process."""
+
+    rank, size = 0, 1
+
+    def add_up(self, tensors: list[Tensor]) -> None:
+        return None
+
+
+class Distributed:
+    """The processes of `torch.distributed`, whose group is up: gloo on CPUs, NCCL on GPUs."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+
+    def add_up(self, tensors: list[Tensor]) -> None:
+        """In one message, since those of small tensors cost more than what they carry."""
+        flat = torch.cat([t.flatten() for t in tensors])
+        distributed.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view(tensor.shape))

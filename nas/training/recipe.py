@@ -1,0 +1,108 @@
+"""How a supernet is trained."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nas.errors import RunError
+from nas.tasks.mixing import Mix
+from nas.training.distillation import Distillation
+from nas.training.optimizer import Group
+from nas.training.subnets import Sandwich, Subnets
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a supernet is trained.
+
+    Attributes:
+        epochs: passes over *train*.
+        learning_rate: its peak; warmed up linearly over `warmup` of all steps, then a cosine to 0.
+        weight_decay: AdamW's, on matrices alone.
+        clip: largest norm of the gradient.
+        subnets: which architectures a step trains.
+        distillation: what they learn from beside the labels.
+        project: whether the largest subnet's gradient loses, parameter by parameter, what opposes the others'
+            (NASViT, Gong et al., 2022, §3.2).
+        mix: mixup, CutMix and label smoothing, of tasks with images and classes.
+        resolutions: sides to one of which the images of each step are scaled (ResFormer, Tian et al., 2023,
+            §3.1); none: they stay as they are.
+        accumulate: batches per update.
+        ema: decay of the average of weights over steps that is kept and searched (Izmailov et al., 2018;
+            Polyak & Juditsky, 1992); 0: the last weights are.
+        rates: (regular expression, factor) of learning rates: of the first that a parameter's whole name
+            matches (blockwise rates, Wang et al., 2025).
+        explosion: the training stops where the loss exceeds so many times its mean over the first steps.
+        checkpoint_seconds: least time between two checkpoints.
+        keep: how many checkpoints are kept.
+        workers: processes that share each batch, through Ray Train.
+        device: "auto" takes a GPU where there is one, with bfloat16 autocast.
+        threads: CPU threads; 0 leaves the choice to PyTorch.
+    """
+
+    epochs: int = 60
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    clip: float = 1.0
+    subnets: Subnets = field(default_factory=Sandwich)
+    distillation: Distillation = Distillation()
+    project: bool = False
+    mix: Mix = Mix()
+    resolutions: tuple[int, ...] = ()
+    accumulate: int = 1
+    ema: float = 0.0
+    rates: tuple[tuple[str, float], ...] = ()
+    explosion: float = 20.0
+    checkpoint_seconds: float = 10.0
+    keep: int = 2
+    workers: int = 1
+    device: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("accumulate", 1), ("keep", 1), ("workers", 1), ("threads", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise RunError(f"`training.{name}` must be a whole number, {least} or more: got {value!r}.")
+        for name, fits, law in (
+            ("learning_rate", lambda v: 0 < v < math.inf, "positive"),
+            ("weight_decay", lambda v: 0 <= v < math.inf, "a number of at least 0"),
+            ("warmup", lambda v: 0 <= v <= 1, "a share of all steps, 0 to 1"),
+            ("clip", lambda v: v > 0, "above 0 (inf: no clipping)"),
+            ("ema", lambda v: 0 <= v < 1, "a decay from 0 to below 1"),
+            ("explosion", lambda v: v > 1, "above 1 (inf: never)"),
+            ("checkpoint_seconds", lambda v: v >= 0, "a number of at least 0"),
+        ):
+            if not fits(getattr(self, name)):
+                raise RunError(f"`training.{name}` must be {law}: got {getattr(self, name)!r}.")
+        if any(type(side) is not int or side < 1 for side in self.resolutions):
+            raise RunError(f"`training.resolutions` must be sides in pixels: got {self.resolutions!r}.")
+        for pattern, factor in self.rates:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise RunError(f"`training.rates` must hold regular expressions: got {pattern!r}.") from error
+            if not 0 <= factor < math.inf:
+                raise RunError(
+                    f"`training.rates` must have factors of at least 0: got {factor} for {pattern!r}."
+                )
+
+    def rate(self, progress: float) -> float:
+        """Learning rate at `progress` (0 … 1) of the training."""
+        if progress < self.warmup:
+            return self.learning_rate * progress / self.warmup
+        share = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 0.0
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+    def groups(self, names: Mapping[str, bool]) -> dict[str, Group]:
+        """How each parameter is updated; `names` says which are matrices."""
+        return {
+            n: Group(self._factor(n), self.weight_decay if matrix else 0.0) for n, matrix in names.items()
+        }
+
+    def _factor(self, name: str) -> float:
+        return next((factor for pattern, factor in self.rates if re.fullmatch(pattern, name)), 1.0)

@@ -1,0 +1,161 @@
+"""What subnets learn from each other and from a teacher: as it is defined, gradient by gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from training.small import (
+    RECIPE,
+    assert_gradients,
+    bank_gradients,
+    made_up_supernet,
+    made_up_task,
+    one_batch,
+    step_gradients,
+)
+
+from nas.errors import RunError
+from nas.tasks import Batch
+from nas.training import Distillation, Nested, OneBatch, SinglePath, soft_loss
+
+
+@pytest.fixture(scope="module")
+def task():
+    return one_batch(made_up_task())
+
+
+@pytest.fixture
+def supernet(task):
+    return made_up_supernet(task)
+
+
+@pytest.fixture
+def teacher():
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def batch_of(task) -> Batch:
+    (batch,) = task.batches("train", seed=0, epoch=0)
+    return batch
+
+
+def architectures(recipe, supernet):
+    return recipe.subnets.at(supernet.space, 0, 0, 0)
+
+
+def test_soft_loss_is_its_definition():
+    student, teacher = torch.randn(5, 3), torch.randn(5, 3)
+    expected = -(F.softmax(teacher / 2, -1) * F.log_softmax(student / 2, -1)).sum(-1).mean() * 4
+    torch.testing.assert_close(soft_loss(student, teacher, 2.0), expected)
+    words = torch.randn(2, 7, 11), torch.randn(2, 7, 11)  # (B, L, vocabulary)
+    expected = -(F.softmax(words[1], -1) * F.log_softmax(words[0], -1)).sum(-1).mean()
+    torch.testing.assert_close(soft_loss(*words), expected)
+
+
+def test_shares_of_labels_largest_and_teacher(task, supernet, teacher, tmp_path, monkeypatch):
+    distillation = Distillation(in_place=0.5, external=0.2, teacher=teacher, temperature=3.0)
+    recipe = replace(RECIPE, distillation=distillation)
+    found = step_gradients(supernet, task, recipe, tmp_path, monkeypatch)
+    batch = batch_of(task)
+    outside = teacher(*batch.inputs).detach()
+    losses, inside = [], None
+    for architecture in architectures(recipe, supernet):
+        answer = supernet(architecture, *batch.inputs, train=True)
+        label, external = F.cross_entropy(answer, batch.targets), soft_loss(answer, outside, 3.0)
+        if inside is None:
+            inside = answer.detach()
+            losses.append(0.8 * label + 0.2 * external)
+        else:
+            losses.append(0.3 * label + 0.5 * soft_loss(answer, inside, 3.0) + 0.2 * external)
+    assert_gradients(found, bank_gradients(supernet, torch.stack(losses).mean()))
+
+
+def test_features_of_one_shape_are_pulled_together(task, supernet, tmp_path, monkeypatch):
+    recipe = replace(RECIPE, distillation=Distillation(features=2.0, parts=r"stages\.\d+"))
+    found = step_gradients(supernet, task, recipe, tmp_path, monkeypatch)
+    batch = batch_of(task)
+    losses, inside, taught, agreed = [], None, {}, 0
+    for architecture in architectures(recipe, supernet):
+        seen, handles = {}, []
+        module = supernet.skeleton(architecture)
+        for i, stage in enumerate(module.stages):
+            handles.append(
+                stage.register_forward_hook(lambda _m, _i, out, i=i, seen=seen: seen.update({i: out[0]}))
+            )
+        answer = supernet(architecture, *batch.inputs, train=True)
+        for handle in handles:
+            handle.remove()
+        if inside is None:
+            inside, taught = answer.detach(), {i: x.detach() for i, x in seen.items()}
+            losses.append(F.cross_entropy(answer, batch.targets))
+            continue
+        alike = [F.mse_loss(x, taught[i]) for i, x in seen.items() if x.shape == taught[i].shape]
+        agreed += len(alike)
+        pull = torch.stack(alike).mean() if alike else torch.zeros(())
+        losses.append(soft_loss(answer, inside) + 2.0 * pull)
+    assert agreed
+    assert_gradients(found, bank_gradients(supernet, torch.stack(losses).mean()))
+
+
+def _note(seen, i, _module, _inputs, output):
+    seen[i] = output[0]
+
+
+def test_without_a_largest_there_are_labels_alone(task, supernet, tmp_path, monkeypatch):
+    recipe = replace(RECIPE, subnets=SinglePath())
+    found = step_gradients(supernet, task, recipe, tmp_path, monkeypatch)
+    batch, (architecture,) = batch_of(task), architectures(recipe, supernet)
+    loss = F.cross_entropy(supernet(architecture, *batch.inputs, train=True), batch.targets)
+    assert_gradients(found, bank_gradients(supernet, loss))
+
+
+def test_the_nested_joint_loss_is_its_definition(task, supernet, tmp_path, monkeypatch):
+    """MatFormer: the mean of the label losses of all granularities."""
+    recipe = replace(RECIPE, subnets=Nested("ratio"))
+    found = step_gradients(supernet, task, recipe, tmp_path, monkeypatch)
+    batch, nested = batch_of(task), architectures(recipe, supernet)
+    assert len(nested) == 3
+    losses = [F.cross_entropy(supernet(a, *batch.inputs, train=True), batch.targets) for a in nested]
+    assert_gradients(found, bank_gradients(supernet, torch.stack(losses).mean()))
+
+
+@pytest.mark.parametrize("external", [0.0, 0.4])
+def test_one_pass_of_several_is_the_mean_of_their_gradients(
+    external, task, supernet, teacher, tmp_path, monkeypatch
+):
+    """Each subnet on its own images, in one backward pass (ViT-ResNAS)."""
+    distillation = Distillation(in_place=0.0, external=external, teacher=teacher if external else None)
+    recipe = replace(RECIPE, subnets=OneBatch(3), distillation=distillation)
+    found = step_gradients(supernet, task, recipe, tmp_path, monkeypatch)
+    batch, several = batch_of(task), architectures(recipe, supernet)
+    expected: dict[str, torch.Tensor] = {}
+    for i, architecture in enumerate(several):
+        images, labels = batch.inputs[0][i::3], batch.targets[i::3]
+        answer = supernet(architecture, images, train=True)
+        loss = (1 - external) * F.cross_entropy(answer, labels)
+        loss = loss + external * soft_loss(answer, teacher(images).detach())
+        for name, gradient in bank_gradients(supernet, loss * len(labels) / len(batch.targets)).items():
+            expected[name] = expected.get(name, 0) + gradient
+    assert_gradients(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"in_place": 1.5}, "`distillation.in_place` must be from 0 to 1: got 1.5"),
+        ({"external": 0.5, "in_place": 0.0}, "must be above 0 where there is a `teacher`, and only there"),
+        ({"teacher": nn.Identity()}, "must be above 0 where there is a `teacher`"),
+        ({"in_place": 0.8, "external": 0.5, "teacher": nn.Identity()}, "must not exceed 1 together"),
+        ({"temperature": 0}, "must have a temperature above 0"),
+        ({"features": -1}, "features of at least 0"),
+    ],
+    ids=str,
+)
+def test_shares_that_are_none(settings, message):
+    with pytest.raises(RunError, match=message):
+        Distillation(**settings)
