@@ -1,96 +1,158 @@
-"""Forward + backward of a subnet in the supernet against the plain module of the same architecture.
+"""A training step of a subnet in the supernet against one of the plain module of the same architecture.
 
-Baseline: the extracted module, built beforehand. The supernet sees a new architecture at every step, so
-its time includes building the skeleton and cutting the slices. Steps alternate; ratios are per pair.
+Step: draw the architecture, forward, backward, clipping, AdamW. Baseline: the extracted module with PyTorch's
+AdamW, both made beforehand. The supernet has a new architecture at every step, so its time includes drawing
+it, building the skeleton and cutting the slices. Steps alternate; ratios are per pair. Beside it the same for
+elastic layers, as AutoFormer has them (`elastic.py`), which compute the same. Then the most bytes of tensors
+that live at one time in a step of the largest architecture, and the share of a training that waits for
+batches.
 
     python -m experiments.benchmarks.supernet_step
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments import cifar10_small
+from experiments.benchmarks import elastic
 from experiments.benchmarks.results import FOLDER, summary, write
 from nas.space import Space
 from nas.supernet import Supernet
-from nas.tasks import digits
-from nas.training import frozen_heap
+from nas.tasks import RandomCropFlip, digits, from_arrays
+from nas.training import Gradients, Recipe, SlicedAdamW, frozen_heap, train
 from search_spaces import hierarchical
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 PAIRS = 40
+WARM = 1500  # architectures drawn before: a training soon knows which choices are legal
+Step = Callable[[Any, Tensor, Tensor], None]
 
 
 class Images32:
-    """The shape of CIFAR: what the larger space is sized for."""
+    """The shape of CIFAR."""
 
     classes, image_shape = 10, (3, 32, 32)
 
 
-def spaces() -> dict[str, Space]:
-    """That of the main job (0.1 to 5 MMACs), and one of 7 to 103 MMACs."""
+def spaces() -> dict[str, tuple[Space, int]]:
+    """With the batch size: of 0.1 to 5, of 0.2 to 4, of 7 to 103 MMACs, and AutoFormer's choices."""
     bits = (32,)
     widths = ((64, 96, 128), (128, 192, 256))
     larger = hierarchical.space(Images32, widths=widths, depths=(3, 5), heads=(4, 8, 16), bits=bits)
-    return {"digits": hierarchical.space(digits(), bits=bits), "32×32 images": larger}
+    return {
+        "digits": (hierarchical.space(digits(), bits=bits), 64),
+        "cifar10_small": (cifar10_small.space(Images32), 128),  # type: ignore[arg-type]
+        "7 to 103 MMACs": (larger, 64),
+        "ViT, 76 to 325 MMACs": (elastic.space(), 64),
+    }
 
 
 def main() -> None:
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     with frozen_heap():  # as in training
-        for name, space in spaces().items():
+        for name, (space, batch) in spaces().items():
             supernet = Supernet(hierarchical.build, space)
-            rng = np.random.default_rng(0)
-            fresh = [space.sample(rng) for _ in range(PAIRS)]
-            for batch in (64, 16) if name == "digits" else (64,):
-                title = f"{name}, batch {batch}, new architectures"
-                results[title] = report(title, ratios(supernet, fresh, batch))
-            by_size = sorted(fresh, key=supernet.parameters_of)
-            named = {"largest": space.largest(), "median": by_size[PAIRS // 2], "smallest": space.smallest()}
-            for size, architecture in named.items():
-                title = f"{name}, batch 1, {size}"
-                results[title] = report(title, ratios(supernet, [architecture] * PAIRS, 1))
-    path = write("supernet_step", {"ratio to the plain module": results})
+            steps = {"supernet": of_supernet(supernet)}
+            if name.startswith("ViT"):
+                steps["elastic layers"] = of_elastic(supernet)
+            for way, found in ratios(supernet, steps, batch).items():
+                results[f"{name}, batch {batch}: {way}"] = found
+                low, high = found["quartiles"]
+                title = f"{name}, batch {batch}: {way}"
+                print(f"{title:<50} {found['median']:.3f}  (quartiles {low:.3f} to {high:.3f})", flush=True)
+        memory = peak_memory()
+    waiting = loader_waits()
+    path = write(
+        "supernet_step",
+        {"ratio to the plain module": results, "peak memory": memory, "share of time waiting": waiting},
+    )
     draw(results)
     print(f"written to {path}")
 
 
-def report(title: str, found: dict[str, Any]) -> dict[str, Any]:
-    low, high = found["quartiles"]
-    print(f"{title:<42} {found['median']:.3f}  (quartiles {low:.3f} to {high:.3f})", flush=True)
-    return found
+# --- steps ------------------------------------------------------------------------------------------
 
 
-def ratios(supernet: Supernet, architectures: list[Any], batch: int) -> dict[str, Any]:
-    """Time of the supernet over time of the plain module, pair by pair, in turn first and second."""
-    channels, side = supernet.space.template.channels, 8 if supernet.space.template.channels == 1 else 32
-    x, y = torch.randn(batch, channels, side, side), torch.randint(10, (batch,))
-    found = []
-    for i, architecture in enumerate([*architectures[:3], *architectures]):
-        plain = supernet.extract(architecture, quantized=False).train()
-        pair: list[Callable[[], float]] = [
-            lambda a=architecture: timed(lambda images: supernet(a, images, train=True), x, y),  # type: ignore[misc]
-            lambda m=plain: timed(m, x, y),  # type: ignore[misc]
-        ]
-        if architectures[0] is not architectures[-1]:
-            forget()
-        order = (0, 1) if i % 2 else (1, 0)
-        seconds = {k: pair[k]() for k in order}
-        for parameter in supernet.parameters():
-            parameter.grad = None
-        found.append(seconds[0] / seconds[1])
-    return summary(np.array(found[3:]))
+def of_supernet(supernet: Supernet) -> Step:
+    """As `nas.training` makes it."""
+    matrices, recipe = supernet.matrices(), Recipe()
+    optimizer = SlicedAdamW(supernet.bank, recipe.groups({n: n in matrices for n in supernet.bank}))
+
+    def step(architecture: Any, images: Tensor, labels: Tensor) -> None:
+        slices = supernet.slices(architecture)
+        F.cross_entropy(supernet(architecture, images, train=True, slices=slices), labels).backward()
+        gradients = Gradients()
+        for name, box in supernet.boxes(architecture).items():
+            if (gradient := slices[name].grad) is not None:
+                gradients.add(name, box, gradient)
+        gradients.scale((1 / (gradients.norm() + 1e-6)).clamp(max=1))
+        optimizer.step(gradients, 1e-3)
+
+    return step
+
+
+def of_elastic(supernet: Supernet) -> Step:
+    layers = elastic.with_weights(supernet)
+    return plain_step(layers, lambda architecture, images: layers(images, architecture))
+
+
+def of_plain(module: nn.Module) -> Step:
+    return plain_step(module, lambda _, images: module(images))
+
+
+def plain_step(module: nn.Module, forward: Callable[[Any, Tensor], Tensor]) -> Step:
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+
+    def step(architecture: Any, images: Tensor, labels: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(forward(architecture, images), labels).backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def ratios(supernet: Supernet, steps: dict[str, Step], batch: int) -> dict[str, dict[str, Any]]:
+    """Time of each step over that of the plain module, turn by turn; drawing counts for all but that."""
+    space, rng = supernet.space, np.random.default_rng(0)
+    for _ in range(WARM):
+        space.sample_genes(rng)
+    channels, side = space.template.channels, 8 if space.template.channels == 1 else 32
+    images, labels = torch.randn(batch, channels, side, side), torch.randint(10, (batch,))
+    found: dict[str, list[float]] = {way: [] for way in steps}
+    for turn in range(PAIRS + 3):
+        start = time.perf_counter()
+        architecture = space.sample(rng)
+        drawing = time.perf_counter() - start
+        plain = of_plain(supernet.extract(architecture, quantized=False).train())
+        plain(architecture, images, labels)  # makes the moments
+        forget()
+        order = [*steps.items(), ("plain", plain)]
+        seconds = {way: timed(step, architecture, images, labels) for way, step in rotated(order, turn)}
+        for way in steps:
+            found[way].append((seconds[way] + drawing) / seconds["plain"])
+    return {way: summary(np.array(values[3:])) for way, values in found.items()}
+
+
+def rotated(order: list[tuple[str, Step]], turn: int) -> Iterator[tuple[str, Step]]:
+    return (order[(i + turn) % len(order)] for i in range(len(order)))
 
 
 def forget() -> None:
@@ -100,20 +162,68 @@ def forget() -> None:
     _skeleton.cache_clear()
 
 
-def timed(forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> float:
+def timed(step: Step, *arguments: Any) -> float:
     start = time.perf_counter()
-    F.cross_entropy(forward(x), y).backward()
+    step(*arguments)
     return time.perf_counter() - start
 
 
+# --- memory and waiting -----------------------------------------------------------------------------
+
+
+def peak_memory() -> dict[str, float]:
+    """Most bytes of tensors in a step of the largest architecture beyond weights and moments, in MB, after a
+    step that made these; and what a copy of the gradients would add."""
+    space, batch = spaces()["ViT, 76 to 325 MMACs"]
+    supernet = Supernet(hierarchical.build, space)
+    largest = space.largest()
+    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    plain = of_plain(supernet.extract(largest, quantized=False).train())
+    found = {
+        "plain": peak_of(plain, largest, images, labels),
+        "supernet": peak_of(of_supernet(supernet), largest, images, labels),
+        "elastic layers": peak_of(of_elastic(supernet), largest, images, labels),
+        "a copy of the gradients": sum(4 * p.numel() for p in supernet.parameters()) / 1e6,
+    }
+    for way, megabytes in found.items():
+        print(f"peak memory of a step, {way:<24} {megabytes:8.1f} MB", flush=True)
+    return found
+
+
+def peak_of(step: Step, *arguments: Any) -> float:
+    """Most bytes of tensors that a step holds at one time beyond what it began with, in MB."""
+    step(*arguments)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step(*arguments)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda e: e.start_ns())
+    return float(np.cumsum([e.nbytes() for e in events]).max()) / 1e6
+
+
+def loader_waits() -> float:
+    """Share of the time of a training that waits for its batches: cifar10_small's space, augmented."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (12_000, 32, 32, 3), dtype=np.uint8)
+    task = from_arrays(pixels, rng.integers(0, 10, 12_000), augment=RandomCropFlip(), batch_size=128)
+    supernet = Supernet(hierarchical.build, cifar10_small.space(task))
+    epochs: list[Any] = []
+    with tempfile.TemporaryDirectory() as folder:
+        train(supernet, task, Recipe(epochs=1, threads=1), Path(folder), on_epoch=epochs.append)
+    print(f"share of a training that waits for batches: {100 * epochs[0].waiting:.1f} %", flush=True)
+    return float(epochs[0].waiting)
+
+
 def draw(results: dict[str, Any]) -> None:
-    figure, axes = plt.subplots(figsize=(9, 4))
+    figure, axes = plt.subplots(figsize=(9, 3.5))
     titles = list(results)[::-1]
     middles = [results[t]["median"] for t in titles]
     spans = np.array([results[t]["quartiles"] for t in titles]).T
     axes.barh(titles, middles, xerr=np.abs(spans - middles), color="#4c78a8")
     axes.axvline(1.0, color="black", linewidth=1)
-    axes.set_xlabel("time relative to the plain module (forward + backward, one thread)")
+    axes.axvline(1.05, color="#e45756", linewidth=1, linestyle="--")
+    axes.set_xlabel("training step relative to the plain module's (one thread; dashed: the aim)")
     figure.tight_layout()
     figure.savefig(FOLDER / "supernet_step.png", dpi=120)
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nas.errors import SpaceError
-from nas.layers.attention import Attention, AttentionPosition, PositionedAttention
+from nas.layers.attention import Attention, AttentionPosition, PositionedAttention, attention
 from nas.layers.choice import not_multiple
 from nas.layers.fields import gene
 from nas.layers.grouping import join, join_heads, split, split_heads
@@ -64,9 +63,7 @@ class CrossShapedAttention(Attention):
         q, k, v = (split_heads(split(x, h, w), self.heads)[:, :, mine] for x in (q, k, v))  # B n heads N d
         q, k = self.position.turn(self.q_norm(q), self.k_norm(k), h, w)
         bias = self.position.bias(h, w)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=None if bias is None else bias[mine], scale=self.scale
-        )
+        y = attention(q, k, v, None if bias is None else bias[mine], self.scale)
         local = self.position.local(v, h, w, mine)
         y = y if local is None else y + local
         return join(join_heads(y), H, W, h, w).unflatten(3, (-1, self.value_dim))
