@@ -2,5 +2,6 @@
 
 from nas.cluster.executor import RayExecutor
 from nas.cluster.local import require_cluster
+from nas.cluster.parallel import train_parallel
 
-__all__ = ["RayExecutor", "require_cluster"]
+__all__ = ["RayExecutor", "require_cluster", "train_parallel"]

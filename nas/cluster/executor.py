@@ -48,7 +48,7 @@ class RayExecutor:
 
         for module in by_value:
             ray.cloudpickle.register_pickle_by_value(module)
-        _pickle_torch_namespaces_by_name()
+        pickle_torch_namespaces_by_name()
         self._payload = ray.put(evaluate)
         self._evaluate = ray.remote(max_retries=retries, num_cpus=1)(_evaluate)
 
@@ -96,7 +96,7 @@ class _Task:
         return evaluation
 
 
-def _pickle_torch_namespaces_by_name() -> None:
+def pickle_torch_namespaces_by_name() -> None:
     """A function that uses torch and, say, ``architecture.classes`` looks to cloudpickle as if it used
     `torch.classes`; it then tries to ship that namespace, which refuses to be pickled."""
     for name in ("classes", "ops"):

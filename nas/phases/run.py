@@ -35,7 +35,7 @@ from nas.tracking.reach import check_reachable
 from nas.training import load_tensors
 
 # What a run may be continued with though it was begun otherwise: none of it touches a result.
-VOLATILE = ("tracking", "search.workers", "search.retries", "training.checkpoint_seconds")
+VOLATILE = ("tracking", "search.workers", "search.retries", "training.checkpoint_seconds", "training.keep")
 PACKAGES = ("torch", "numpy", "pymoo", "optuna", "ray", "mlflow", "onnx", "onnxruntime")
 
 OTHER_SPACE, OTHER_DATA = "the space is another", "the data are others"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nas.cluster import train_parallel
 from nas.console import bar, console
 from nas.evaluation import subnet_accuracy
 from nas.phases.run import Run
@@ -31,7 +32,21 @@ def train_supernet(run: Run) -> None:
             run.tracker.metrics(epoch.step, values, prefix="training")
 
         done = [0]
-        train(supernet, experiment.task, recipe, directory.supernet, seed=experiment.seed, on_epoch=on_epoch)
+        if recipe.workers == 1:
+            train(
+                supernet, experiment.task, recipe, directory.supernet, seed=experiment.seed, on_epoch=on_epoch
+            )
+        else:
+            train_parallel(
+                supernet,
+                experiment.task,
+                recipe,
+                directory.supernet,
+                seed=experiment.seed,
+                on_epoch=on_epoch,
+                address=run.address,
+                by_value=run.modules,
+            )
     metric = experiment.task.metric
     for title, architecture in (
         ("largest", experiment.space.largest()),

@@ -1,0 +1,125 @@
+"""Training on several processes is training on one, also where one of them dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from training.small import (
+    RECIPE,
+    Stop,
+    assert_gradients,
+    made_up_supernet,
+    made_up_task,
+    one_batch,
+    step_gradients,
+)
+
+from nas.cluster import train_parallel
+from nas.errors import RunError
+from nas.tasks import Mix
+from nas.training import Sandwich, Subnets, train
+
+RECIPE = replace(RECIPE, epochs=2)
+HERE = [sys.modules[__name__]]  # workers cannot import tests
+
+
+@pytest.fixture(scope="module")
+def task():
+    return made_up_task()
+
+
+class Recorder:
+    """One process of two, run on its own: what it would send is kept."""
+
+    size = 2
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.sent: list[torch.Tensor] = []
+
+    def add_up(self, tensors: list[torch.Tensor]) -> None:
+        self.sent = [t.clone() for t in tensors]
+        raise Stop
+
+
+class Replay:
+    """The same process, which now hears what both sent."""
+
+    size = 2
+
+    def __init__(self, rank: int, sent: list[list[torch.Tensor]]) -> None:
+        self.rank, self.sent = rank, sent
+
+    def add_up(self, tensors: list[torch.Tensor]) -> None:
+        for tensor, parts in zip(tensors, zip(*self.sent, strict=True), strict=True):
+            tensor.copy_(sum(parts))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [RECIPE, replace(RECIPE, project=True), replace(RECIPE, mix=Mix(mixup=0.3), accumulate=2)],
+    ids=["sandwich", "projected", "mixed, accumulated"],
+)
+def test_two_at_half_the_batch_give_the_gradients_of_one(recipe, task, tmp_path, monkeypatch):
+    single = one_batch(task, 15)  # shares of 8 and 7 images
+    if recipe.accumulate > 1:
+        single = replace(single, batch_size=8)
+    whole = step_gradients(made_up_supernet(task), single, recipe, tmp_path / "whole", monkeypatch)
+    processes = Recorder(0), Recorder(1)
+    for process in processes:
+        with pytest.raises(Stop):
+            train(made_up_supernet(task), single, recipe, tmp_path / str(process.rank), group=process)
+    for rank in (0, 1):
+        group = Replay(rank, [process.sent for process in processes])
+        folder = tmp_path / f"replayed {rank}"
+        found = step_gradients(made_up_supernet(task), single, recipe, folder, monkeypatch, group=group)
+        assert_gradients(found, whole)
+
+
+@dataclass(frozen=True)
+class Deadly(Subnets):
+    """A sandwich of which, once, one of two processes does not come back."""
+
+    marker: str
+    step: int = 4
+    teaches = True
+
+    def at(self, space, seed, step, progress):
+        if step == self.step and torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+            try:
+                os.close(os.open(self.marker, os.O_CREAT | os.O_EXCL))
+                os._exit(1)
+            except FileExistsError:
+                pass
+        return Sandwich().at(space, seed, step, progress)
+
+
+def test_a_process_that_dies_changes_nothing(task, tmp_path):
+    """On Ray: the result is that of one process that was never disturbed."""
+    whole = train(made_up_supernet(task), task, RECIPE, tmp_path / "whole").state()
+    recipe = replace(RECIPE, workers=2, subnets=Deadly(str(tmp_path / "died")))
+    epochs = []
+    supernet = made_up_supernet(task)
+    found = train_parallel(
+        supernet, task, recipe, tmp_path / "two", on_epoch=epochs.append, by_value=HERE
+    ).state()
+    assert (tmp_path / "died").exists()
+    assert [e.epoch for e in epochs] == [1, 2]
+    for name, tensor in whole.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+class Broken(Subnets):
+    def at(self, space, seed, step, progress):
+        raise RunError("This step must not be made.")
+
+
+def test_an_error_is_told_once(task, tmp_path):
+    recipe = replace(RECIPE, workers=2, subnets=Broken())
+    with pytest.raises(RunError, match=r"^This step must not be made\.$"):
+        train_parallel(made_up_supernet(task), task, recipe, tmp_path, by_value=HERE)
+    assert not (tmp_path / "error.json").exists()
