@@ -231,7 +231,7 @@ def show(
 @app.command()
 def dashboard(
     run: RunPath,
-    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8050,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 8050,
 ) -> None:
     """Explore the front in a browser, also while the search runs.
 

@@ -82,7 +82,7 @@ def require_symmetry(supernet: Supernet, axes: Sequence[CoupledAxis], *inputs: A
     supernet = supernet.with_state(noisy)
     orders = {axis: torch.randperm(axis.length, generator=generator) for axis in axes}
     tried: set[tuple[CoupledAxis, str]] = set()
-    for architecture in supernet.space.cover():
+    for architecture in supernet.cover:
         layouts = supernet.layouts(architecture)
         whole = [axis for axis in axes if _is_whole(axis, layouts)]
         together = {(axis, name) for axis in whole for name in layouts}
@@ -179,7 +179,7 @@ def _axes_by_gene(supernet: Supernet) -> list[CoupledAxis]:
 def _followers(supernet: Supernet) -> dict[str, set[Member]]:
     """By gene, the axes whose length differs between members of the cover that differ in that gene alone."""
     space = supernet.space
-    cover = [(tuple(space.encode(a).tolist()), supernet.layouts(a)) for a in space.cover()]
+    cover = [(tuple(space.encode(a).tolist()), supernet.layouts(a)) for a in supernet.cover]
     found: dict[str, set[Member]] = defaultdict(set)
     for i, gene in enumerate(space.genes):
         alike = defaultdict(list)

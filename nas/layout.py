@@ -57,7 +57,7 @@ def slices(name: str, stored: Layout, wanted: Layout) -> tuple[slice, ...]:
         if axis in stored.centred and spare % 2:
             raise LayoutError(
                 f"`{name}` must be cut around its centre, so lengths along axis {axis} must be all odd "
-                f"or all even: got {want} from {have}."
+                f"or all even: got {want} from {have}. Choose values that are all odd or all even."
             )
         start = spare // 2 if axis in stored.centred else 0
         cuts.append(slice(start, start + want))

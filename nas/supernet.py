@@ -7,6 +7,7 @@ module with the slices copied in. Parameters of the same name share weights: tha
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,8 @@ from nas.errors import LayoutError
 from nas.layout import Layout, cut, slices, union
 from nas.quantize import BitsOf, bits_by_path, fake_quantize, payload_bytes
 from nas.space import Space
+
+DRAWS = 128  # architectures in a row that ask for nothing new, after which the bank is taken for whole
 
 Build = Callable[[Any], nn.Module]
 LayoutsOf = Callable[[Any], Mapping[str, Layout]]
@@ -57,10 +61,11 @@ class Supernet:
         self.build, self.space = build, space
         self.bits = bits
         self._layouts = layouts
-        cover = {a: self._skeleton(a) for a in space.cover()}  # may be more than the cache holds
-        self.stored = _stored(cover.values())
-        self._matrices = _matrices(cover.values())
-        self.bank = self._initial(cover, seed)
+        with _collection_off():
+            cover, self.stored = self._covered(seed=0)
+            self.cover = tuple(cover)
+            self._matrices = _matrices(cover.values())
+            self.bank = self._initial(cover, seed)
 
     # --- running subnets -----------------------------------------------------------------------
 
@@ -99,6 +104,8 @@ class Supernet:
                 weight = slices[name].reshape(shape)
             else:
                 weight = cut(name, self._banked(name), self.stored[name], layout, shape)
+            if weight.ndim and weight.stride(-1) != 1:  # products would take another way, and round otherwise
+                weight = weight.contiguous()
             bits = self._bits(architecture, name, shape) if quantized else 32
             weights[name] = fake_quantize(weight, bits)
         return weights
@@ -124,11 +131,16 @@ class Supernet:
             found[name] = slices(name, self.stored[name], layout)
         return found
 
+    def holds(self, architecture: Any) -> bool:
+        """Whether the bank has all weights of a subnet. An architecture of the space that asks for what
+        hardly any other does may be missing: the bank was made from a sample of them (`cover`)."""
+        return _fits(self._skeleton(architecture), self.stored)
+
     def _banked(self, name: str) -> nn.Parameter:
         if name not in self.bank:
             raise LayoutError(
-                f"`{name}` must be in the bank: got an architecture that is not of this space. Build the "
-                f"supernet from a space that contains it."
+                f"`{name}` must be in the bank: got an architecture that is not of this space, or one so "
+                f"rare that the bank was made without it. Build the supernet from a space that contains it."
             )
         return self.bank[name]
 
@@ -272,6 +284,24 @@ class Supernet:
 
     # --- inside ----------------------------------------------------------------------------------
 
+    def _covered(self, seed: int) -> tuple[dict[Any, _Skeleton], dict[str, Layout]]:
+        """Architectures that together ask for all that any asks for, and the shapes that hold it.
+
+        Those in which one choice at a time leaves its top; and, since a tensor may need two choices to be
+        elsewhere, others drawn at random until `DRAWS` in a row ask for nothing new.
+        """
+        cover = {a: self._skeleton(a) for a in self.space.cover()}  # may be more than the cache holds
+        stored = _stored(cover.values())
+        rng, quiet = np.random.default_rng(seed), 0
+        while quiet < min(DRAWS, self.space.size - 1):
+            architecture = self.space.sample(rng)
+            skeleton = self._skeleton(architecture)
+            quiet += 1
+            if not _fits(skeleton, stored):
+                cover[architecture], quiet = skeleton, 0
+                stored = _stored([skeleton], stored)
+        return cover, stored
+
     def _skeleton(self, architecture: Any) -> _Skeleton:
         return _skeleton(self.build, self._layouts, architecture)
 
@@ -317,13 +347,17 @@ def _skeleton(build: Build, layouts_of: LayoutsOf | None, architecture: Any) -> 
     with torch.device("meta"), _silent_initialisation():
         module = build(architecture)
     declared = dict(layouts_of(architecture)) if layouts_of else {}
-    for prefix, inner in module.named_modules():
-        own = inner.layouts() if hasattr(inner, "layouts") else {}
-        declared |= {f"{prefix}.{name}" if prefix else name: layout for name, layout in own.items()}
-    parameters = {
-        name: (tuple(p.shape), declared.get(name, Layout(tuple(p.shape))))
-        for name, p in module.named_parameters()
-    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    seen: set[int] = set()
+    for prefix, inner in module.named_modules():  # once: walks are a good part of the time of a step
+        before = f"{prefix}." if prefix else ""
+        if hasattr(inner, "layouts"):
+            declared |= {f"{before}{name}": layout for name, layout in inner.layouts().items()}
+        for name, parameter in inner._parameters.items():
+            if parameter is not None and id(parameter) not in seen:  # tied ones go by their first name
+                seen.add(id(parameter))
+                shapes[f"{before}{name}"] = tuple(parameter.shape)
+    parameters = {name: (shape, declared.get(name, Layout(shape))) for name, shape in shapes.items()}
     buffers = dict(module.named_buffers())
     if any(b.is_meta for b in buffers.values()):  # values such as position ids come from a real build
         with _weightless():
@@ -331,12 +365,21 @@ def _skeleton(build: Build, layouts_of: LayoutsOf | None, architecture: Any) -> 
     return _Skeleton(module, parameters, buffers)
 
 
-def _stored(skeletons: Iterable[_Skeleton]) -> dict[str, Layout]:
-    stored: dict[str, Layout] = {}
+def _stored(skeletons: Iterable[_Skeleton], before: Mapping[str, Layout] | None = None) -> dict[str, Layout]:
+    stored = dict(before or {})
     for skeleton in skeletons:
         for name, (_, layout) in skeleton.parameters.items():
             stored[name] = union(name, stored.get(name, layout), layout)
     return stored
+
+
+def _fits(skeleton: _Skeleton, stored: Mapping[str, Layout]) -> bool:
+    """Whether all that a skeleton asks for is there, as large as it asks for."""
+    return all(
+        name in stored
+        and all(want <= have for want, have in zip(layout.shape, stored[name].shape, strict=False))
+        for name, (_, layout) in skeleton.parameters.items()
+    )
 
 
 def _matrices(skeletons: Iterable[_Skeleton]) -> frozenset[str]:
@@ -385,6 +428,18 @@ def _grown(name: str, values: Tensor, layout: Layout, stored: Layout) -> nn.Para
     full.normal_().mul_(spread).add_(float(values.mean()))
     full[slices(name, stored, layout)] = values.reshape(layout.shape)
     return nn.Parameter(full)
+
+
+@contextmanager
+def _collection_off() -> Iterator[None]:
+    """Skeletons are thousands of small objects, whose collection takes as long as they do."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from nas.space import Space, oneof
 from search_spaces.hierarchical import HierarchicalTransformer, Stage, laws
 
 HALF_UP = (0.5, 0.75, 1.0)
+SMALLEST = 1e-6  # less of anything is nothing
 STEP = 8  # widths are multiples of it, as products of matrices like them
 
 
@@ -52,9 +53,21 @@ def around(
     Example:
         >>> around(swin_tiny(), depths=(), heads=(), widths=(0.5,))  # fewer units and channels alone
     """
+    if not isinstance(point, HierarchicalTransformer):
+        raise SpaceError(f"`point` must be an architecture, such as swin_tiny(): got {point!r}.")
+    if type(image_side) is not int or image_side < 1:
+        raise SpaceError(f"`image_side` must be a whole number of pixels, 1 or more: got {image_side!r}.")
     for name, shares in {"depths": depths, "heads": heads, "units": units, "widths": widths}.items():
-        if wrong := [share for share in shares if not 0 < share <= 1]:
-            raise SpaceError(f"`{name}` must be given as shares above 0 and up to 1: got {wrong[0]}.")
+        if not isinstance(shares, (tuple, list)):
+            raise SpaceError(f"`{name}` must be a tuple of shares, such as (0.5, 1.0): got {shares!r}.")
+        if wrong := [share for share in shares if not _is_share(share)]:
+            raise SpaceError(f"`{name}` must be given as shares above 0 and up to 1: got {wrong[0]!r}.")
+    try:
+        reachable = Space(point)
+    except SpaceError as error:
+        raise SpaceError(f"`point` must be an architecture that can be: {error}") from error
+    if reachable.genes:
+        raise SpaceError(f"`point` must have no holes: got one at `{reachable.genes[0].name}`.")
 
     def block(whole: Block) -> Block:
         return replace(
@@ -74,6 +87,10 @@ def around(
     # A shift that shifts nothing is a second name for the same where shifts are chosen. Here they are not.
     kept = [law for law in laws(image_side) if law.on is not Window]
     return Space(replace(point, stages=tuple(map(stage, point.stages))), kept)
+
+
+def _is_share(share: Any) -> bool:
+    return isinstance(share, (int, float)) and not isinstance(share, bool) and SMALLEST <= share <= 1
 
 
 def _mixer(mixer: Any, shares: Sequence[float]) -> Any:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nas.devices.costs import FEATURES, count, macs
 from nas.devices.memory import memory
+from nas.errors import SpaceError
 from nas.layers import Block, ChannelMixer, Mixer, NoFfn, NoMixer, Norm, Stem
 from nas.layers.block import each
 from nas.layers.choice import Parts
@@ -215,7 +216,13 @@ class Pieces:
         return total
 
 
+def _require_side(image_side: Any) -> None:
+    if type(image_side) is not int or image_side < 1:
+        raise SpaceError(f"`image_side` must be a whole number of pixels, 1 or more: got {image_side!r}.")
+
+
 def _summed(space: Space, image_side: int, of: Of, columns: int, maxima: tuple[int, ...] = ()) -> Additive:
+    _require_side(image_side)
     rules = {c: Pieces(find, of, image_side, columns, maxima) for c, find in PIECES.items()}
     return Additive(space, rules, maxima)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -155,15 +155,13 @@ def space(
     Example:
         >>> space(task, mixers=(Global(oneof(1, 2, 4)), DepthwiseConv(oneof(3, 5))), depths=(2, 6))
     """
-    channels, side = _square(task.image_shape)
-    given = {"heads": heads, "windows": windows, "ratios": ratios, "bits": bits, "widths": widths}
-    for name, values in given.items():
-        _require_some(name, values)
-    for choices in widths:
-        _require_some("widths", choices)
-    if not isinstance(depths, Sequence) or len(depths) != 2:
-        raise SpaceError(f"`depths` must be the fewest and the most blocks of a stage: got {depths!r}.")
+    channels, side = _image(task)
+    _require_arguments(widths, depths, block, heads=heads, windows=windows, ratios=ratios, bits=bits)
+    if stem is None:
+        stem = OverlapStem(_patch(side, len(widths)) if patch is None else patch)
     if mixers is None:
+        if isinstance(stem, Stem) and down is MERGING and not stem.misfit(side, side):
+            _require_windows(windows, stem.after(side), len(widths))
         window = {"heads": oneof(*heads), "size": oneof(*windows)}
         mixers = Window(**window, shift=False), Window(**window, shift=True), Global(oneof(*heads))
     if ffns is None:
@@ -173,20 +171,21 @@ def space(
     width_bits = Bits(oneof(*bits))
     blocks = repeat(
         block(
-            _either([replace(mixer, bits=width_bits) for mixer in mixers]),
-            _either([replace(ffn, bits=width_bits) for ffn in ffns]),
+            _either([_at_bits(mixer, width_bits) for mixer in mixers]),
+            _either([_at_bits(ffn, width_bits) for ffn in ffns]),
         ),
         *depths,
     )
     template = HierarchicalTransformer(
-        stem=stem or OverlapStem(_patch(side, len(widths)) if patch is None else patch),
+        stem=stem,
         stages=tuple(
             Stage(oneof(*choices), blocks, down if i else None, position) for i, choices in enumerate(widths)
         ),
         classes=task.classes,
         channels=channels,
     )
-    return Space(template, [*laws(side), *constraints])
+    more = constraints if isinstance(constraints, (tuple, list)) else (constraints,)
+    return Space(template, [*laws(side), *more])
 
 
 def with_holes(choice: type[C], **fixed: Any) -> C:
@@ -196,13 +195,64 @@ def with_holes(choice: type[C], **fixed: Any) -> C:
         >>> with_holes(Window, heads=2)
         Window(heads=2, size=oneof(2, 4), shift=oneof(False, True), …)
     """
+    if not (isinstance(choice, type) and issubclass(choice, Choice)):
+        raise SpaceError(f"`with_holes` must be given a class of choices, such as Window: got {choice!r}.")
+    known = {f.name: f for f in fields(choice)}
+    if unknown := fixed.keys() - known.keys():
+        raise SpaceError(
+            f"{choice.__name__} must have what is fixed: {sorted(unknown)[0]} is not among "
+            f"{', '.join(known)}."
+        )
     holes = {name: oneof(*values) for name, values in genes_of(choice).items() if name not in fixed}
+    for name, f in known.items():
+        if f.default is MISSING and name not in holes | fixed:
+            raise SpaceError(f"`{name}` of {choice.__name__} must be fixed: it has no values of its own.")
     return choice(**holes, **fixed)
 
 
+def _require_arguments(widths: Any, depths: Any, block: Any, **values: Any) -> None:
+    """Raises SpaceError for arguments of `space` of which no architecture can be made."""
+    for name, given in values.items():
+        _require_some(name, given)
+    if not isinstance(widths, Sequence) or not widths or not all(map(_is_some, widths)):
+        raise SpaceError(
+            f"`widths` must hold a tuple of choices for each stage, such as ((16, 32), (32, 64)): got "
+            f"{widths!r}."
+        )
+    if not (isinstance(depths, Sequence) and len(depths) == 2 and all(type(d) is int for d in depths)):
+        raise SpaceError(
+            f"`depths` must be the fewest and the most blocks of a stage, such as (1, 3): got {depths!r}."
+        )
+    if not callable(block):
+        raise SpaceError(
+            f"`block` must make a Block of a mixer and a channel mixer, as partial(Block, norm=…) does: got "
+            f"{block!r}."
+        )
+
+
+def _is_some(values: Any) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
+
+
 def _require_some(name: str, values: Any) -> None:
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+    if not _is_some(values):
         raise SpaceError(f"`{name}` must be a tuple that is not empty: got {values!r}.")
+
+
+def _require_windows(windows: Sequence[int], side: int, stages: int) -> None:
+    """A size that divides no map would be left out of the space without a word."""
+    sides = [side // 2**i for i in range(stages)]
+    for size in windows:
+        if type(size) is int and size > 0 and all(s % size for s in sides):
+            raise SpaceError(
+                f"`windows` must divide a map: got {size}, where maps have sides of "
+                f"{', '.join(map(str, sides))}. Leave it out, or choose another `patch`."
+            )
+
+
+def _at_bits(choice: Any, bits: Bits) -> Any:
+    """What has no weights has none to store at any bits."""
+    return replace(choice, bits=bits) if choice.has_weights else choice
 
 
 def _require_choices(name: str, choices: Any, family: type[Choice], example: str) -> None:
@@ -235,7 +285,14 @@ def laws(image_side: int) -> list[Constraint]:
     ]
 
 
-def _square(shape: tuple[int, ...]) -> tuple[int, int]:
+def _image(task: Any) -> tuple[int, int]:
+    """Channels and side of the images of a task."""
+    shape = getattr(task, "image_shape", None)
+    if not (isinstance(shape, tuple) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+        raise DataError(
+            f"A task must have `image_shape`, whole numbers (channels, side, side), as digits() does: got "
+            f"{shape!r} of {task!r}."
+        )
     channels, height, width = shape
     if height != width:
         raise DataError(f"Images must be square for this space: got {height}×{width}. Crop or pad them.")
@@ -250,7 +307,7 @@ def _patch(side: int, stages: int) -> int:
             return patch
     raise DataError(
         f"The side of the images must be a multiple of {step}, so that {stages} stages can halve the map: "
-        f"got {side}. Resize them, to {step * math.ceil(side / step)} say, or give fewer `widths`."
+        f"got {side}. Resize them, to {step * max(1, math.ceil(side / step))} say, or give fewer `widths`."
     )
 
 

@@ -83,7 +83,7 @@ def from_pretrained(name: str, path: str | Path, classes: int | None = None) -> 
             f"code, are not read: convert it where you trust it, with safetensors.torch.save_file."
         )
     if classes is not None and (type(classes) is not int or classes < 1):
-        raise DataError(f"`classes` must be 1 or more: got {classes}.")
+        raise DataError(f"`classes` must be a whole number, 1 or more: got {classes!r}.")
     weights = translated(load_tensors(path, "Download it again.")[0], model)
     head = {n: t for n, t in weights.items() if n.startswith(CLASSIFIER)}
     if not head and classes is None:

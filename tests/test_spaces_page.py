@@ -6,6 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from nas.space import Space
+from nas.supernet import Supernet
+from search_spaces import hierarchical
+
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "spaces.md").read_text()
 
@@ -22,6 +28,12 @@ def test_every_block_runs(capsys):
     (cost,) = names["figures"](genes)[:, names["mmacs"]]
     assert 1 <= cost <= 2
     assert len(blocks) == 5
+    spaces = {id(value): value for value in names.values() if isinstance(value, Space)}
+    assert len(spaces) >= 2
+    rng = np.random.default_rng(0)
+    for space in spaces.values():
+        supernet = Supernet(hierarchical.build, space)
+        assert all(supernet.holds(space.sample(rng)) for _ in range(60))
 
 
 def test_links_lead_somewhere():

@@ -36,9 +36,11 @@ class Choice(Checked):
 
     Attributes:
         takes_tokens: whether its module takes tokens (B, T, C) beside the map, too.
+        has_weights: whether there is anything to store, at whatever bits.
     """
 
     takes_tokens: ClassVar[bool] = False
+    has_weights: ClassVar[bool] = True
 
     def misfit(self, height: int, width: int) -> str | None:
         """What is wrong with this part on a map of `height` × `width`: the law, the facts, the remedy."""

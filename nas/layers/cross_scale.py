@@ -23,7 +23,7 @@ class CrossScale(nn.Module):
     def __init__(self, channels: int, width: int, kernels: tuple[int, ...], stride: int) -> None:
         super().__init__()
         period = 2 ** (len(kernels) - 1)
-        if width % period or any((k - stride) % 2 for k in kernels):
+        if not kernels or width % period or any((k - stride) % 2 for k in kernels):
             raise SpaceError(
                 f"Cross-scale embedding must have a width that is a multiple of {period} and kernels that "
                 f"exceed the stride by even numbers: got width={width}, kernels={kernels}, stride={stride}."

@@ -16,6 +16,7 @@ from nas.export.subnet import FORMATS, export_subnet
 from nas.objectives import Objective
 from nas.phases.run import Run
 from nas.phases.verify import Entry, find_trial, verify_trials
+from nas.reading import architecture_of, read_run
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -118,8 +119,10 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Pa
 
 
 def entry_of(run: Run, architecture_id: str, device: str | None) -> Entry:
-    """The verified point of that id; a trial that was not verified yet is verified first."""
+    """The verified point of that id, or of enough of its beginning; a trial that was not verified yet is
+    verified first."""
     chosen = run.experiment.device(device)
+    architecture_id, _ = architecture_of(read_run(run.directory.path), architecture_id)
     verified = [e for e in run.directory.read_front() if e["id"] == architecture_id]
     verified = [e for e in verified if device in (None, e["device"])]
     if len(verified) > 1:

@@ -48,6 +48,13 @@ class Constraint:
     on: type
     rule: Callable[[Any, Context], str | None]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.on, type) or not callable(self.rule):
+            raise SpaceError(
+                f"A constraint must be on a class, with a function as its rule: got {self.on!r} and "
+                f"{self.rule!r}."
+            )
+
 
 class Space:
     """All architectures that `template`, a dataclass with holes, can become under `constraints`.
@@ -64,7 +71,7 @@ class Space:
 
     def __init__(self, template: Any, constraints: Sequence[Constraint] = ()) -> None:
         self.template = template
-        self.constraints = tuple(constraints)
+        self.constraints = _constraints(constraints)
         self.classes = {name: cls for name, cls in reachable_classes(template).items() if cls not in _HOLES}
         self._flat = flatten(template)
         require_disjoint_options(self._flat.genes)
@@ -368,6 +375,16 @@ class Space:
     def _require(self, constraint: Constraint, value: Any, context: Context) -> None:
         if problem := constraint.rule(value, context):
             raise SpaceError(f"`{context.path or 'architecture'}` {problem}")
+
+
+def _constraints(given: Any) -> tuple[Constraint, ...]:
+    found = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    if wrong := [c for c in found if not isinstance(c, Constraint)]:
+        raise SpaceError(
+            f"`constraints` must be instances of Constraint, such as Constraint(Window, rule): got "
+            f"{wrong[0]!r}."
+        )
+    return found
 
 
 class _Way:

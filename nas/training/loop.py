@@ -212,7 +212,8 @@ class _Training:
     def _step(self, batches: list[Batch]) -> tuple[float, list[Tally]]:
         """One update from all subnets of the step; loss of the first, tallies of the first two."""
         recipe = self.recipe
-        architectures = recipe.subnets.at(self.supernet.space, self.seed, self.step, self.step / self.steps)
+        drawn = recipe.subnets.at(self.supernet.space, self.seed, self.step, self.step / self.steps)
+        architectures = [a for a in drawn if self.supernet.holds(a)] or drawn
         gradients, others = Gradients(), Gradients()
         tallies, loss = [Tally(), Tally()], 0.0
         images = sum(len(batch.targets) for batch in batches)

@@ -29,7 +29,8 @@ from nas.layers import (
 )
 from nas.layers.catalogue import members
 from nas.layers.downsampling.depthwise_pooling import DepthwisePooling
-from nas.space import Space, oneof, repeat
+from nas.layers.mixers.pooling import Pooling
+from nas.space import Constraint, Space, oneof, repeat
 from search_spaces import hierarchical
 from search_spaces.hierarchical import ClassToken, HierarchicalTransformer, Stage, laws
 
@@ -162,11 +163,22 @@ def test_laws_refuse_what_does_not_run_and_nothing_else(stated, n):
         ({"heads": (0, 1)}, "`heads` of Window must be a whole number of at least 1: got 0"),
         ({"heads": "4"}, "`heads` must be a tuple that is not empty: got '4'"),
         ({"ratios": (-1,)}, "`ratio` of Mlp must be a number above 0: got -1"),
-        ({"widths": ()}, r"`widths` must be a tuple that is not empty: got \(\)"),
-        ({"widths": ((8,), ())}, r"`widths` must be a tuple that is not empty: got \(\)"),
-        ({"widths": (8, 16)}, "`widths` must be a tuple that is not empty: got 8"),
+        ({"widths": ()}, r"`widths` must hold a tuple of choices for each stage, .*: got \(\)"),
+        ({"widths": ((8,), ())}, r"`widths` must hold a tuple of choices for each stage"),
+        ({"widths": (8, 16)}, r"for each stage, such as \(\(16, 32\), .*: got \(8, 16\)"),
+        ({"widths": 8}, "for each stage, .*: got 8"),
+        ({"depths": (1.5, 2)}, "`depths` must be the fewest and the most"),
+        ({"depths": "12"}, "`depths` must be the fewest and the most"),
+        (
+            {"windows": (2, 3)},
+            "must divide a map: got 3, where maps have sides of 8, 4. Leave it out",
+        ),
+        ({"block": Block(Global(1), Mlp(1))}, "`block` must make a Block of a mixer"),
+        ({"block": None}, "`block` must make a Block of a mixer"),
+        ({"constraints": None}, "`constraints` must be instances of Constraint, .*: got None"),
+        ({"constraints": [len]}, "`constraints` must be instances of Constraint, .*: got <built-in"),
         ({"widths": ((0, 8),)}, "`width` of Stage must be a whole number of at least 1: got 0"),
-        ({"depths": 3}, "`depths` must be the fewest and the most blocks of a stage: got 3"),
+        ({"depths": 3}, r"`depths` must be the fewest and the most blocks of a stage, .*: got 3"),
         ({"mixers": ()}, "`mixers` must be a tuple that is not empty"),
         ({"mixers": [Global]}, "`mixers` must hold instances of Mixer, .* such as Global.*: got <class"),
         ({"mixers": ["window"]}, "`mixers` must hold instances of Mixer, .*: got 'window'"),
@@ -203,3 +215,41 @@ def test_a_space_without_a_choice_keeps_to_its_laws():
     stage = Stage(16, (Block(Window(1, 3), Mlp(1)),))
     with pytest.raises(SpaceError, match=r"`stages\.0\.blocks\.0\.mixer` must divide the feature map"):
         Space(HierarchicalTransformer(PatchStem(1), (stage,), classes=3), laws(8))
+
+
+@pytest.mark.parametrize("shape", [None, (8, 8), (1, 8.0, 8.0), (1, 0, 0), "188"])
+def test_tasks_without_images_are_refused(shape):
+    class Task:
+        classes, image_shape = 3, shape
+
+    with pytest.raises(DataError, match="must have `image_shape`, whole numbers"):
+        hierarchical.space(Task)
+
+
+@pytest.mark.parametrize(
+    ("choice", "fixed", "message"),
+    [
+        (Global(2), {}, "must be given a class of choices, such as Window: got Global"),
+        (int, {}, "must be given a class of choices"),
+        (Global, {"size": 3}, "Global must have what is fixed: size is not among"),
+        (Block, {}, "`mixer` of Block must be fixed: it has no values of its own"),
+    ],
+)
+def test_holes_for_what_has_none(choice, fixed, message):
+    with pytest.raises(SpaceError, match=message):
+        hierarchical.with_holes(choice, **fixed)
+
+
+@pytest.mark.parametrize("on", ["Block", None, Block(Global(1), Mlp(1))])
+def test_a_constraint_is_on_a_class(on):
+    with pytest.raises(SpaceError, match="A constraint must be on a class, with a function as its rule"):
+        Constraint(on, lambda part, context: None)
+
+
+def test_what_has_no_weights_has_one_name_at_all_bits():
+    class Task:
+        classes, image_shape = 3, (1, 8, 8)
+
+    few = {"depths": (1, 1), "widths": ((16,),), "ffns": (Mlp(1),)}
+    space = hierarchical.space(Task, mixers=(NoMixer(), Pooling(3)), bits=(4, 8, 32), **few)
+    assert space.size == 2 * 3  # mixers; bits of the MLP

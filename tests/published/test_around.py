@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,11 +21,12 @@ from experiments.benchmarks.published_points import (
 )
 from nas.errors import LayoutError, SpaceError
 from nas.importance import coupled_axes, magnitude, ordered, taylor
+from nas.space import oneof
 from nas.supernet import Supernet
 from search_spaces.around import around
 from search_spaces.hierarchical import build
 from search_spaces.pretrained.libraries import prepare
-from search_spaces.published import POINTS, from_pretrained
+from search_spaces.published import POINTS, from_pretrained, swin_tiny
 
 SIDE = small.SIDE
 GENES = ("*.heads", "*.ratio", "*.width")
@@ -160,3 +163,25 @@ def test_heads_that_differ_in_kind_are_not_sorted():
     with pytest.raises(LayoutError, match=r"`stages\.0\.blocks\.\d\.mixer\.heads` does not"):
         coupled_axes(supernet, ("*.heads",), images(SIDE))
     assert coupled_axes(supernet, ("*.ratio",), images(SIDE))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"point": swin_tiny}, "`point` must be an architecture, such as swin_tiny"),
+        (
+            {"point": replace(small.swin(), classes=oneof(2, 3))},
+            "must have no holes: got one at `classes`",
+        ),
+        ({"image_side": 0}, "`image_side` must be a whole number of pixels, 1 or more: got 0"),
+        ({"image_side": 224.0}, "`image_side` must be a whole number"),
+        ({"widths": 0.5}, "`widths` must be a tuple of shares"),
+        ({"widths": ("0.5",)}, "`widths` must be given as shares above 0 and up to 1: got '0.5'"),
+        ({"widths": (True,)}, "`widths` must be given as shares"),
+        ({"heads": (1e-12,)}, "`heads` must be given as shares"),
+    ],
+    ids=str,
+)
+def test_what_is_no_point_or_no_share_is_refused(arguments, message):
+    with pytest.raises(SpaceError, match=message):
+        around(**({"point": small.swin(), "image_side": small.SIDE} | arguments))

@@ -103,7 +103,7 @@ def test_another_number_of_classes_gets_a_new_classifier(swin, saved):
     assert new["head.linear.weight"].shape == (9, 16)
     assert torch.equal(old["head.linear.weight"], swin["classifier.weight"])
     assert all(torch.equal(new[n], old[n]) for n in old if not n.startswith("head.linear."))
-    with pytest.raises(DataError, match="`classes` must be 1 or more: got 0"):
+    with pytest.raises(DataError, match="`classes` must be a whole number, 1 or more: got 0"):
         from_pretrained("swin_tiny", path, 0)
 
 

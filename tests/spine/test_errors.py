@@ -213,7 +213,7 @@ class TestExport:
             (["--device", "pi4"], "verified front of `pi4`"),
             (["--format", "onnx", "tflite"], "safetensors, onnx, pt2"),
             (["onnx"], "takes one run directory"),
-            (["--id", "000000000000"], "must name a trial"),
+            (["--id", "000000000000"], "An id must be that of one of"),
             (["--id", "000000000000", "--best", "accuracy"], "names one point"),
         ],
     )

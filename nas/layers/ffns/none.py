@@ -14,6 +14,7 @@ class NoFfn(ChannelMixer):
     """A block that mixes positions alone (Bermeitinger et al., 2024)."""
 
     takes_tokens = True
+    has_weights = False
 
     def build(self, width: int) -> nn.Module:
         return nn.Identity()  # which a block leaves out, norm and all

@@ -37,4 +37,6 @@ class ChannelAttention(Attention):
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         scores_Bhdd = (q @ k.transpose(2, 3)) * self.channel_temperature[:, None, None]
         y_BhdN = scores_Bhdd.softmax(-1) @ v
-        return self.out(y_BhdN.permute(0, 3, 1, 2).flatten(2)).reshape(-1, H, W, C)
+        # Of a transposed tensor, a product folds the batch or not, and so rounds, by who requires gradients.
+        y_BNe = y_BhdN.permute(0, 3, 1, 2).flatten(2).contiguous()
+        return self.out(y_BNe).reshape(-1, H, W, C)

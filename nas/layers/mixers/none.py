@@ -14,6 +14,7 @@ class NoMixer(Mixer):
     """Positions do not see one another; the block has a channel mixer alone (LIT, Pan et al., 2022)."""
 
     takes_tokens = True
+    has_weights = False
 
     def build(self, width: int) -> nn.Module:
         return nn.Identity()  # which a block leaves out, norm and all

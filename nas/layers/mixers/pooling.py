@@ -16,6 +16,8 @@ class Pooling(Mixer):
     """The mean of `size` × `size` neighbours minus the position itself (PoolFormer, Yu et al., 2022, §3.2;
     EfficientFormer, Li et al., 2022). Neighbours outside the map do not count."""
 
+    has_weights = False
+
     size: int = gene(3, 5, odd=True)
 
     def build(self, width: int) -> nn.Module:
