@@ -180,7 +180,6 @@ def test_heads_that_differ_in_kind_are_not_sorted():
         ({"widths": (True,)}, "`widths` must be given as shares"),
         ({"heads": (1e-12,)}, "`heads` must be given as shares"),
     ],
-    ids=str,
 )
 def test_what_is_no_point_or_no_share_is_refused(arguments, message):
     with pytest.raises(SpaceError, match=message):
