@@ -28,6 +28,7 @@ from nas.space import Space
 DRAWS = 128  # architectures in a row that ask for nothing new, after which the bank is taken for whole
 
 Build = Callable[[Any], nn.Module]
+Box = tuple[slice, ...]
 LayoutsOf = Callable[[Any], Mapping[str, Layout]]
 
 
@@ -82,7 +83,7 @@ class Supernet:
         """What the subnet answers. `train` sets the mode of its modules for this call alone.
 
         `buffers` (from `calibrate`) replace those that the builder starts with. Gradients reach the bank, or
-        `slices`, which `slices(architecture)` took out of it.
+        `slices` of it.
         """
         skeleton = self._skeleton(architecture)
         if skeleton.module.training != train:
@@ -110,20 +111,19 @@ class Supernet:
             weights[name] = fake_quantize(weight, bits)
         return weights
 
-    def slices(self, architecture: Any) -> dict[str, Tensor]:
-        """Views of the bank for a subnet, in logical shapes, which gather gradients of their own.
+    def slices(self, boxes: Mapping[str, Box]) -> dict[str, Tensor]:
+        """Views of the bank at `boxes(architecture)`, in logical shapes, which gather gradients of their own.
 
         Their gradients are as large as the subnet, those of the bank always as large as the bank.
         """
-        boxes = self.boxes(architecture)
-        return {name: self._banked(name).detach()[box].requires_grad_() for name, box in boxes.items()}
+        return {name: self.bank[name].detach()[box].requires_grad_() for name, box in boxes.items()}
 
     def skeleton(self, architecture: Any) -> nn.Module:
         """The module without weights that the forward of a subnet runs, for hooks. It is shared: leave it as
         it is."""
         return self._skeleton(architecture).module
 
-    def boxes(self, architecture: Any) -> dict[str, tuple[slice, ...]]:
+    def boxes(self, architecture: Any) -> dict[str, Box]:
         """Where the slices of a subnet lie in the bank, along the logical axes of each parameter."""
         found = {}
         for name, (_, layout) in self._skeleton(architecture).parameters.items():

@@ -93,10 +93,11 @@ def of_supernet(supernet: Supernet) -> Step:
     optimizer = SlicedAdamW(supernet.bank, recipe.groups({n: n in matrices for n in supernet.bank}))
 
     def step(architecture: Any, images: Tensor, labels: Tensor) -> None:
-        slices = supernet.slices(architecture)
+        boxes = supernet.boxes(architecture)
+        slices = supernet.slices(boxes)
         F.cross_entropy(supernet(architecture, images, train=True, slices=slices), labels).backward()
         gradients = Gradients()
-        for name, box in supernet.boxes(architecture).items():
+        for name, box in boxes.items():
             if (gradient := slices[name].grad) is not None:
                 gradients.add(name, box, gradient)
         gradients.scale((1 / (gradients.norm() + 1e-6)).clamp(max=1))

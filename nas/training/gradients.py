@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-Box = tuple[slice, ...]
-"""Where a slice lies in a tensor of the bank, along each logical axis."""
+from nas.supernet import Box
 
 
 class Gradients:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.errors import RunError
-from nas.supernet import Supernet
+from nas.supernet import Box, Supernet
 from nas.tasks import Batch, Library, Tally, Task
 from nas.threads import cpu_threads
 from nas.training.checkpoint import Checkpoints, save_tensors
@@ -244,7 +244,8 @@ class _Training:
         tallies, first, inside = [Tally(), Tally()], math.nan, None
         taught: dict[str, Tensor] = {}
         for i, architecture in enumerate(architectures):
-            slices = self.supernet.slices(architecture)
+            boxes = self.supernet.boxes(architecture)
+            slices = self.supernet.slices(boxes)
             with self._autocast(), self._features(architecture) as features:
                 answer = self.supernet(architecture, *batch.inputs, train=True, slices=slices)
                 label_loss = self.task.loss(answer, batch)
@@ -253,7 +254,7 @@ class _Training:
                     loss = loss + distillation.features * feature_loss(features, taught).to(loss.device)
             self._require_sane(float(loss.detach()), architecture, "loss", explosion=math.inf)
             (loss * (weight / len(architectures))).backward()
-            self._gather(architecture, slices, others if i else largest)
+            _gather(boxes, slices, others if i else largest)
             if i < 2:
                 tallies[i] = self._tally(answer, batch)
             if i == 0:
@@ -272,24 +273,20 @@ class _Training:
             part = _share(batch, i, len(architectures))
             if not len(part.targets):
                 continue
-            slices = self.supernet.slices(architecture)
+            boxes = self.supernet.boxes(architecture)
+            slices = self.supernet.slices(boxes)
             taught = None if outside is None else outside[i :: len(architectures)]
             with self._autocast():
                 answer = self.supernet(architecture, *part.inputs, train=True, slices=slices)
                 loss = self.recipe.distillation.loss(answer, self.task.loss(answer, part), None, taught)
             self._require_sane(float(loss.detach()), architecture, "loss", explosion=math.inf)
             total = total + loss * (len(part.targets) / len(batch.targets))
-            ran.append((architecture, slices))
+            ran.append((boxes, slices))
             tallies[0] += self._tally(answer, part)
         (total * weight).backward()
-        for architecture, slices in ran:
-            self._gather(architecture, slices, gradients)
+        for boxes, slices in ran:
+            _gather(boxes, slices, gradients)
         return float(total.detach()), tallies
-
-    def _gather(self, architecture: Any, slices: Mapping[str, Tensor], gradients: Gradients) -> None:
-        for name, box in self.supernet.boxes(architecture).items():
-            if (gradient := slices[name].grad) is not None:
-                gradients.add(name, box, gradient)
 
     def _tally(self, answer: Tensor, batch: Batch) -> Tally:
         return self.task.tallies(answer.detach().float().cpu(), _to(batch, torch.device("cpu")))[
@@ -393,6 +390,12 @@ class _Training:
         path = self.folder / "history.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         path.write_text("".join(lines[:epochs]))
+
+
+def _gather(boxes: Mapping[str, Box], slices: Mapping[str, Tensor], gradients: Gradients) -> None:
+    for name, box in boxes.items():
+        if (gradient := slices[name].grad) is not None:
+            gradients.add(name, box, gradient)
 
 
 @contextmanager
