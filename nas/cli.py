@@ -192,6 +192,29 @@ def export(
 
 
 @app.command()
+def assess(
+    run: RunPath,
+    bins: Annotated[int, typer.Option(help="Bins of cost.")] = 3,
+    width: Annotated[float, typer.Option(help="Half of a bin, as a share of its middle.")] = 0.05,
+    subnets: Annotated[int, typer.Option(help="Subnets in each bin.")] = 10,
+    seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Processes of this machine; 0: this one alone.")] = 2,
+    address: Address = None,
+) -> None:
+    """Train subnets alone and compare: how far can the accuracy be trusted that they inherit?
+
+    Example: nas assess runs/digits --subnets 5
+    """
+    phases = importlib.import_module("nas.phases")
+    run = run.resolve()
+    what = phases.Assessment(bins, width, subnets, seeds)
+    found, source = phases.reopened(run)
+    options = {"resume": True, "needs_weights": True, "path": run, "on_error": "FINISHED", "address": address}
+    with phases.open_run(found, source, run.parent, **options) as opened:
+        phases.assess(opened, what, workers)
+
+
+@app.command()
 def show(
     run: RunPath,
     architecture_id: Annotated[

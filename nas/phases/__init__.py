@@ -8,6 +8,7 @@ from pathlib import Path
 from nas.console import console
 from nas.devices import Device
 from nas.experiment import Experiment
+from nas.phases.assess import Assessment, assess
 from nas.phases.export import choose_entry, entry_of, export_entry
 from nas.phases.profile import profile_device
 from nas.phases.run import (
@@ -25,9 +26,11 @@ from nas.phases.verify import Entry, print_front, verify_front
 from nas.report import render_front_png, render_report
 
 __all__ = [
+    "Assessment",
     "IfChanged",
     "Run",
     "all_phases",
+    "assess",
     "choose_entry",
     "entry_of",
     "export_entry",

@@ -1,0 +1,240 @@
+"""How far can the supernet's numbers be trusted? Subnets are trained alone and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from nas.architecture import architecture_id
+from nas.assessment import Assessed, with_intervals
+from nas.cluster import each
+from nas.console import bar, console
+from nas.devices.costs import macs
+from nas.errors import RunError, SpaceError
+from nas.evaluation import statistics
+from nas.phases.run import Run
+from nas.report.assessment import draw_assessment
+from nas.rundir import write_atomically
+from nas.space import Space, Within
+from nas.supernet import Supernet
+from nas.tasks import Split, Task
+from nas.threads import cpu_threads
+from nas.training import Only, Recipe, train
+
+SPLIT: Split = "test"
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is assessed.
+
+    Attributes:
+        bins: of cost, evenly spaced in its logarithm between the smallest and the largest subnet's.
+        width: half of a bin, as a share of its middle.
+        subnets: drawn in each bin.
+        seeds: trainings of each.
+    """
+
+    bins: int = 3
+    width: float = 0.05
+    subnets: int = 10
+    seeds: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (("bins", 1), ("subnets", 2), ("seeds", 1)):
+            if getattr(self, name) < least:
+                raise RunError(f"`--{name}` must be {least} or more: got {getattr(self, name)}.")
+        if not 0 < self.width < 1:
+            raise RunError(f"`--width` must be a share between 0 and 1: got {self.width}.")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A subnet of a bin."""
+
+    architecture: Any
+    cost: float
+    bin: int
+
+    @property
+    def id(self) -> str:
+        return architecture_id(self.architecture)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every training alone needs."""
+
+    experiment: Any
+    folder: Path
+
+
+def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
+    """Trains subnets alone, as the supernet was (same recipe, epochs and images), and compares; writes
+    `assessment/` with the raw predictions, assessment.json and a picture. What is there is not done again."""
+    _require_classes(run.experiment.task)
+    folder = run.directory.path / "assessment"
+    folder.mkdir(exist_ok=True)
+    chosen = list(_chosen(run, assessment))
+    todo = [(c, s) for c in chosen for s in range(assessment.seeds) if not _file(folder, c, s).exists()]
+    console.print(
+        f"Assessment: {len(chosen)} subnets, {assessment.seeds} trainings each; {len(todo)} are left to do."
+    )
+    experiment = replace(run.experiment, training=replace(run.experiment.training, workers=1))
+    shared = Shared(experiment, folder.resolve())
+    with bar("Train subnets alone", len(todo)) as progress:
+        options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
+        for (subnet, seed), right in each(_train_alone, shared, todo, **options):
+            _write(_file(folder, subnet, seed), right)
+            progress.advance(f"{subnet.id} seed {seed}: {100 * right.mean():.2f} %")
+    assessed = Assessed(
+        np.array([c.cost for c in chosen]),
+        np.array([c.bin for c in chosen]),
+        np.array([_inherited(run, c, folder) for c in chosen]),
+        np.array([[_read(_file(folder, c, s)) for s in range(assessment.seeds)] for c in chosen]),
+    )
+    results = _results(run, assessment, chosen, assessed)
+    path = run.directory.path / "assessment.json"
+    write_atomically(path, json.dumps(results, indent=1) + "\n")
+    picture = draw_assessment(results, run.directory.path / "assessment.png")
+    for written in (path, picture):
+        run.tracker.artifact(written)
+    _print(results)
+    console.print(f"Assessment: {path}, {picture}; raw predictions: {folder}")
+    return results
+
+
+def _chosen(run: Run, assessment: Assessment) -> Iterator[Chosen]:
+    """The subnets, the same at each call."""
+    space, features = run.experiment.space, run.experiment.costs()
+
+    def cost(genes: np.ndarray) -> np.ndarray:
+        return macs(features(genes))
+
+    least, most = cost(np.array([space.encode(a) for a in (space.smallest(), space.largest())])).tolist()
+    middles = np.geomspace(least, most, assessment.bins + 2)[1:-1]
+    for b, middle in enumerate(middles):
+        low, high = middle * (1 - assessment.width), middle * (1 + assessment.width)
+        within, rng = Within(space, cost, float(low), float(high)), np.random.default_rng(b)
+        found: dict[tuple[int, ...], None] = {}
+        for _ in range(50 * assessment.subnets):
+            found[tuple(within.sample_genes(rng).tolist())] = None
+            if len(found) == assessment.subnets:
+                break
+        if len(found) < 2:
+            raise SpaceError(
+                f"A bin of costs must hold 2 subnets or more: {low:.3g} to {high:.3g} MMACs holds "
+                f"{len(found)}. Raise --width, or lower --bins."
+            )
+        genes = np.array(list(found))
+        for row, value in zip(genes, cost(genes), strict=True):
+            yield Chosen(space.decode(row), float(value), b)
+
+
+def _train_alone(shared: Shared, item: tuple[Chosen, int]) -> np.ndarray:
+    """Which images of `SPLIT` a subnet answers right that was trained alone, bool (images,)."""
+    (subnet, seed), experiment = item, shared.experiment
+    recipe: Recipe = replace(experiment.training, subnets=Only(subnet.architecture), threads=1)
+    alone = Supernet(
+        experiment.build,
+        Space(subnet.architecture),
+        layouts=experiment.layouts,
+        bits=experiment.bits,
+        seed=1000 + seed,
+    )
+    work = shared.folder / "unfinished" / f"{subnet.id}-{seed}"
+    train(alone, experiment.task, recipe, work, seed=1000 + seed)
+    right = _right(alone, subnet.architecture, experiment.task)
+    shutil.rmtree(work, ignore_errors=True)
+    return right
+
+
+def _right(supernet: Supernet, architecture: Any, task: Task) -> np.ndarray:
+    buffers = statistics(supernet, architecture, task)
+    found: list[np.ndarray] = []
+    with torch.inference_mode(), cpu_threads(1):
+        for batch in task.batches(SPLIT):
+            answer = supernet(architecture, *batch.inputs, buffers=buffers)
+            found.append((answer.argmax(-1) == batch.targets).numpy())
+    return np.concatenate(found)
+
+
+def _inherited(run: Run, subnet: Chosen, folder: Path) -> np.ndarray:
+    path = folder / f"{subnet.id}-inherited-{run.weights}.npz"
+    if not path.exists():
+        _write(path, _right(run.supernet, subnet.architecture, run.experiment.task))
+    return _read(path)
+
+
+def _require_classes(task: Task) -> None:
+    targets = next(iter(task.batches("select"))).targets
+    if targets.ndim != 1 or targets.is_floating_point():
+        raise RunError(
+            f"`nas assess` must have a task with one class per example: got targets of {targets.dtype} "
+            f"{tuple(targets.shape)} from {type(task).__name__}."
+        )
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _file(folder: Path, subnet: Chosen, seed: int) -> Path:
+    return folder / f"{subnet.id}-{seed}.npz"
+
+
+def _write(path: Path, right: np.ndarray) -> None:
+    """Eight images to a byte, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as file:
+        np.savez_compressed(file, right=np.packbits(right), n=np.array(len(right)))
+    os.replace(temporary, path)
+
+
+def _read(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as data:
+        right: np.ndarray = np.unpackbits(data["right"], count=int(data["n"])).astype(bool)
+    return right
+
+
+# --- what it says ---------------------------------------------------------------------------------
+
+
+def _results(
+    run: Run, assessment: Assessment, chosen: Sequence[Chosen], assessed: Assessed
+) -> dict[str, Any]:
+    accuracies = 100 * assessed.alone.mean(2)
+    subnets = [
+        {
+            "id": c.id,
+            "bin": c.bin,
+            "mmacs": c.cost,
+            "inherited": float(100 * assessed.inherited[i].mean()),
+            "alone": accuracies[i].tolist(),
+        }
+        for i, c in enumerate(chosen)
+    ]
+    return {
+        "figures": with_intervals(assessed),
+        "subnets": subnets,
+        "settings": vars(assessment) | {"split": SPLIT, "images": int(assessed.inherited.shape[1])},
+        "weights": run.weights,
+    }
+
+
+def _print(results: dict[str, Any]) -> None:
+    table = Table(title=f"Inherited against alone ({results['settings']['images']} images of test)")
+    for column in ("figure", "value", "95 % interval"):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+    for name, figure in results["figures"].items():
+        low, high = figure["interval_95"]
+        table.add_row(name, f"{figure['value']:.3f}", f"{low:.3f} to {high:.3f}")
+    console.print(table)

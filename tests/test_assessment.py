@@ -1,0 +1,92 @@
+"""Figures of trust: as they are defined, on numbers whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from nas import assessment
+from nas.assessment import Assessed, close, every, figures, kendall, with_intervals
+
+IMAGES = 1000
+
+
+def right(accuracies, rng=None) -> np.ndarray:
+    """Rows of which so many images are right."""
+    rows = np.zeros((len(accuracies), IMAGES), dtype=bool)
+    for row, accuracy in zip(rows, accuracies, strict=True):
+        row[: round(IMAGES * accuracy / 100)] = True
+    return rows if rng is None else rng.permuted(rows, axis=1)
+
+
+def assessed(inherited, alone, costs=None, bins=None) -> Assessed:
+    n = len(inherited)
+    costs = np.arange(n) * 0.001 + 1 if costs is None else np.array(costs, dtype=float)
+    bins = np.zeros(n, dtype=int) if bins is None else np.array(bins)
+    both = np.stack([right(a) for a in alone], 1)
+    return Assessed(costs, bins, right(inherited), both)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kendall_over_all_pairs_is_scipys(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 8, 20), rng.integers(0, 8, 20)  # with ties
+    assert kendall(a, b, every(a)) == pytest.approx(kendalltau(a, b).statistic)
+
+
+def test_all_ties_have_no_rank():
+    assert np.isnan(kendall(np.ones(4), np.arange(4), every(np.arange(4))))
+
+
+def test_pairs_of_similar_cost_alone_count():
+    costs = np.array([1.0, 1.09, 1.2, 2.0, 2.1])
+    pairs = {tuple(p) for p in np.argwhere(close(costs)).tolist()}
+    assert pairs == {(0, 1), (3, 4)}  # 1.2 exceeds 1.09 by 10.1 %
+    found = figures(assessed([50, 60, 10, 80, 70], [[50, 60, 10, 70, 80]] * 2, costs))
+    assert found["tau_within_cost"] == pytest.approx(0.0)  # one pair agrees, one does not
+    assert found["tau_all_pairs"] == pytest.approx(0.8)
+    assert found["tau_macs_within_cost"] == pytest.approx(1.0)
+    assert found["tau_above_macs"] == pytest.approx(-1.0)
+    assert found["tau_ceiling_within_cost"] == pytest.approx(1.0)
+
+
+def test_the_ceiling_is_seed_against_seed():
+    found = figures(assessed([10, 20, 30, 40], [[10, 20, 30, 40], [40, 30, 20, 10]]))
+    assert found["tau_ceiling_within_cost"] == pytest.approx(-1.0)
+    assert found["tau_within_cost"] == pytest.approx(0.0)  # the mean over seeds: 1 and -1
+
+
+def test_regret_is_what_the_best_of_the_top_three_lacks():
+    inherited = [50, 40, 30, 20, 10, 60, 50, 40]
+    alone = [70, 75, 60, 90, 10, 80, 70, 60]
+    bins = [0, 0, 0, 0, 0, 1, 1, 1]
+    found = figures(assessed(inherited, [alone, alone], bins=bins))
+    assert found["top3_regret.0"] == pytest.approx(15)  # 90, against 75 among the first three
+    assert found["top3_regret.1"] == pytest.approx(0)
+    assert found["top3_regret"] == pytest.approx(7.5)
+    assert found["gap.0"] == pytest.approx(30)
+    assert found["gap.1"] == pytest.approx(20)
+    assert found["median_gap"] == pytest.approx(20)
+
+
+def test_intervals_hold_the_value_and_grow_with_noise():
+    rng = np.random.default_rng(0)
+    truth = np.linspace(40, 80, 24)
+    bins = np.repeat([0, 1, 2], 8)
+    costs = np.repeat([1.0, 2.0, 4.0], 8) * rng.uniform(0.97, 1.03, 24)
+    sure = Assessed(costs, bins, right(truth, rng), np.stack([right(truth, rng)] * 2, 1))
+    noisy_truth = truth + rng.normal(0, 8, 24)
+    noisy = Assessed(costs, bins, right(noisy_truth, rng), sure.alone)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assessment, "RESAMPLES", 200)
+        found = {name: with_intervals(a) for name, a in (("sure", sure), ("noisy", noisy))}
+    for results in found.values():
+        low, high = results["median_gap"]["interval_95"]
+        assert low <= results["median_gap"]["value"] <= high
+
+    def width(name):
+        low, high = found[name]["tau_within_cost"]["interval_95"]
+        return high - low
+
+    assert width("noisy") > 1.5 * width("sure")
