@@ -1,0 +1,57 @@
+"""Subnets trained alone, by the command line: resumed, compared, kept as raw predictions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+SMALL = ("--bins", 2, "--subnets", 2, "--seeds", 1, "--workers", 0)
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    shutil.copytree(trained / "digits", tmp_path / "digits")
+    return tmp_path / "digits"
+
+
+def test_subnets_are_trained_once_and_compared(nas, run):
+    first = nas("assess", run, *SMALL)
+    assert "4 subnets, 1 trainings each; 4 are left to do" in first.stdout
+    results = json.loads((run / "assessment.json").read_text())
+    assert len(results["subnets"]) == 4
+    assert {s["bin"] for s in results["subnets"]} == {0, 1}
+    assert all(len(s["alone"]) == 1 for s in results["subnets"])
+    for b in (0, 1):
+        low, high = (f(s["mmacs"] for s in results["subnets"] if s["bin"] == b) for f in (min, max))
+        assert high / low < 1.11
+    raw = sorted((run / "assessment").glob("*.npz"))
+    assert len(raw) == 8
+    subnet = results["subnets"][0]
+    (alone,) = (p for p in raw if p.name == f"{subnet['id']}-0.npz")
+    data = np.load(alone)
+    assert 100 * np.unpackbits(data["right"])[: int(data["n"])].mean() == pytest.approx(subnet["alone"][0])
+    assert (run / "assessment.png").stat().st_size > 1000
+    assert {"tau_within_cost", "median_gap", "top3_regret"} <= set(results["figures"])
+
+    alone.unlink()
+    again = nas("assess", run, *SMALL)
+    assert "; 1 are left to do" in again.stdout
+    assert json.loads((run / "assessment.json").read_text())["subnets"] == results["subnets"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--bins", 0), "`--bins` must be 1 or more: got 0"),
+        (("--subnets", 1), "`--subnets` must be 2 or more: got 1"),
+        (("--width", 1.5), "`--width` must be a share between 0 and 1"),
+    ],
+)
+def test_numbers_that_are_none(nas, run, options, message):
+    done = nas("assess", run, *options, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (run / "assessment").exists()
