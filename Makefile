@@ -12,7 +12,7 @@ run: $(INSTALLED)  ## the main job, continued where it was left
 	$(BIN)/nas run digits --resume --if-changed new
 
 test: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: lint types test  ## lint, types, tests
 
