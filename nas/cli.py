@@ -38,6 +38,7 @@ Address = Annotated[
     str | None,
     typer.Option(help="A running Ray cluster, auto or ray://HOST:PORT; default: workers on this machine."),
 ]
+Recipe = Annotated[bool, typer.Option("--recipe", help="With the settings that `nas tune` found best.")]
 DeviceName = Annotated[
     str | None, typer.Option("--device", help="A device of the experiment; default: its first.")
 ]
@@ -52,12 +53,13 @@ def run(
     run_dir: RunDir = Path("runs"),
     resume: Resume = False,
     if_changed: IfChanged = "refuse",
+    recipe: Recipe = False,
 ) -> None:
     """All phases: train, profile, search, verify.
 
     Example: nas run digits --set training.epochs=20 --set seed=7
     """
-    phases, found, source = _load(experiment, settings, run_dir)
+    phases, found, source = _load(experiment, settings, run_dir, recipe)
     chosen = found.device(device)
     options = {"resume": resume, "if_changed": if_changed, "address": address}
     with phases.open_run(found, source, run_dir, begins=True, **options) as opened:
@@ -68,16 +70,18 @@ def run(
 def train(
     experiment: ExperimentName,
     settings: Set = None,
+    address: Address = None,
     run_dir: RunDir = Path("runs"),
     resume: Resume = False,
     if_changed: IfChanged = "refuse",
+    recipe: Recipe = False,
 ) -> None:
     """Train the supernet.
 
     Example: nas train digits --set training.epochs=20
     """
-    phases, found, source = _load(experiment, settings, run_dir)
-    options = {"resume": resume, "if_changed": if_changed}
+    phases, found, source = _load(experiment, settings, run_dir, recipe)
+    options = {"resume": resume, "if_changed": if_changed, "address": address}
     with phases.open_run(found, source, run_dir, begins=True, **options) as opened:
         phases.train_supernet(opened)
 
@@ -192,6 +196,30 @@ def export(
 
 
 @app.command()
+def tune(
+    experiment: ExperimentName,
+    settings: Set = None,
+    samples: Annotated[int, typer.Option(help="Configurations.")] = 24,
+    epochs: Annotated[int, typer.Option(help="Of a training that is not ended before.")] = 9,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of this machine.")] = 2,
+    address: Address = None,
+    run_dir: RunDir = Path("runs"),
+) -> None:
+    """Find a recipe by short trainings: learning rate, decay, rule of subnets, distillation, mixing.
+
+    Example: nas tune digits --samples 24
+    """
+    from dataclasses import replace
+
+    phases, found, source = _load(experiment, settings, run_dir)
+    what = phases.Tuning(samples, epochs)
+    found = replace(found, name=f"{found.name}{phases.SUFFIX}")
+    options = {"resume": True, "on_error": "FINISHED", "address": address}
+    with phases.open_run(found, source, run_dir, **options) as opened:
+        phases.tune_recipe(opened, what, workers)
+
+
+@app.command()
 def assess(
     run: RunPath,
     bins: Annotated[int, typer.Option(help="Bins of cost.")] = 3,
@@ -273,10 +301,16 @@ def dashboard(
         raise NasError(f"`--port` must be free: got {port} ({error}). Choose another.") from error
 
 
-def _load(experiment: str, settings: list[str] | None, run_dir: Path) -> tuple[Any, Any, Any]:
+def _load(
+    experiment: str, settings: list[str] | None, run_dir: Path, recipe: bool = False
+) -> tuple[Any, Any, Any]:
     """The phases (their imports take seconds, which `--help` must not), the experiment, its source."""
     phases = importlib.import_module("nas.phases")
-    return (phases, *phases.remembered(run_dir, experiment, settings or []))
+    given = settings or []
+    if recipe:  # what is set besides counts more
+        name = phases.remembered(run_dir, experiment, given)[0].name
+        given = [*(f"{k}={v}" for k, v in phases.recipe_settings(run_dir, name).items()), *given]
+    return (phases, *phases.remembered(run_dir, experiment, given))
 
 
 def main(arguments: list[str] | None = None) -> None:

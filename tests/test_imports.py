@@ -37,7 +37,7 @@ RANK = {module: i for i, layer in enumerate(LAYERS) for module in layer}
 ONLY_IN = {
     "ray": ["nas/cluster/"],
     "mlflow": ["nas/tracking/", "nas/phases/run.py"],
-    "optuna": ["nas/searchers/tpe.py"],
+    "optuna": ["nas/searchers/tpe.py", "nas/cluster/tuning.py", "nas/phases/tune.py"],
     "pymoo": ["nas/searchers/evolution.py", "nas/pareto.py"],
     "onnx": ["nas/export/"],
     "onnxruntime": ["nas/export/", "nas/devices/runtimes.py"],

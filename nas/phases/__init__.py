@@ -22,13 +22,16 @@ from nas.phases.run import (
 )
 from nas.phases.search import search_front
 from nas.phases.train import train_supernet
+from nas.phases.tune import SUFFIX, Tuning, recipe_settings, tune_recipe
 from nas.phases.verify import Entry, print_front, verify_front
 from nas.report import render_front_png, render_report
 
 __all__ = [
+    "SUFFIX",
     "Assessment",
     "IfChanged",
     "Run",
+    "Tuning",
     "all_phases",
     "assess",
     "choose_entry",
@@ -39,11 +42,13 @@ __all__ = [
     "open_run",
     "profile_device",
     "python_source",
+    "recipe_settings",
     "remembered",
     "reopened",
     "run_experiment",
     "search_front",
     "train_supernet",
+    "tune_recipe",
 ]
 
 

@@ -1,0 +1,184 @@
+"""Settings tried out: Optuna proposes, Ray Tune runs several at once, ASHA ends those that lag behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+from nas.cluster.executor import pickle_torch_namespaces_by_name
+from nas.cluster.local import connect
+from nas.errors import RunError
+
+REDUCTION = 3  # of those that reach a rung, one in so many goes on (Li et al., 2020)
+EPOCH, SCORE = "epoch", "score"
+
+Settings = dict[str, Any]
+Report = Callable[[int, float], None]
+"""Takes the epoch, from 1 on, and the score so far; may end the trial."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A configuration, what it reached, and after how many epochs it ended."""
+
+    number: int
+    settings: Settings
+    score: float
+    epochs: int
+
+
+def tune(
+    objective: Callable[[Any, Settings, Report], None],
+    shared: Any,
+    space: Mapping[str, Any],
+    storage: Path,
+    *,
+    samples: int,
+    epochs: int,
+    first: Settings | None = None,
+    seed: int = 0,
+    workers: int = 2,
+    address: str | None = None,
+    on_trial: Callable[[Tried], None] = lambda _: None,
+    by_value: Sequence[ModuleType] = (),
+) -> list[Tried]:
+    """Tries `samples` configurations, those in `storage` included, and returns them all, the best first.
+
+    Args:
+        objective: of `shared` and a configuration; reports a score to be maximised after each epoch.
+        space: Optuna's distributions by name.
+        storage: an SQLite file of Optuna's, from which a later call goes on.
+        epochs: of a configuration that is never ended.
+        first: the configuration that is tried first.
+
+    Raises:
+        RunError: no configuration gave a score.
+    """
+    disconnect = connect(workers, address)
+    try:
+        return _tune(
+            objective, shared, space, storage, samples, epochs, first, seed, workers, on_trial, by_value
+        )
+    finally:
+        disconnect()
+
+
+def _tune(
+    objective: Callable[[Any, Settings, Report], None],
+    shared: Any,
+    space: Mapping[str, Any],
+    storage: Path,
+    samples: int,
+    epochs: int,
+    first: Settings | None,
+    seed: int,
+    workers: int,
+    on_trial: Callable[[Tried], None],
+    by_value: Sequence[ModuleType],
+) -> list[Tried]:
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    import optuna
+    import ray
+    from ray import tune as ray_tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search import ConcurrencyLimiter
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for name in ("ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in by_value:
+        ray.cloudpickle.register_pickle_by_value(module)
+    pickle_torch_namespaces_by_name()
+    database = optuna.storages.RDBStorage(f"sqlite:///{storage}")
+    done = _finished(database, optuna)
+    left = samples - len(done)
+    if left > 0:
+        reference = ray.put(shared)
+        search = OptunaSearch(
+            dict(space),
+            metric=SCORE,
+            mode="max",
+            points_to_evaluate=[first] if first is not None and not done else None,
+            study_name=STUDY,
+            storage=database,
+            sampler=optuna.samplers.TPESampler(seed=seed + len(done)),
+        )
+
+        def trainable(config: Settings) -> None:
+            def report(epoch: int, score: float) -> None:
+                ray_tune.report({EPOCH: epoch, SCORE: score})
+
+            objective(ray.get(reference), config, report)
+
+        with TemporaryDirectory(prefix="nas-tune-") as folder:
+            tuner = ray_tune.Tuner(
+                ray_tune.with_resources(trainable, {"cpu": 1}),
+                tune_config=ray_tune.TuneConfig(
+                    search_alg=ConcurrencyLimiter(search, max_concurrent=max(1, workers)),
+                    scheduler=ASHAScheduler(
+                        time_attr=EPOCH,
+                        metric=SCORE,
+                        mode="max",
+                        max_t=epochs,
+                        grace_period=1,
+                        reduction_factor=REDUCTION,
+                    ),
+                    num_samples=left,
+                ),
+                run_config=ray_tune.RunConfig(
+                    name="tune", storage_path=folder, verbose=0, callbacks=[_follower(len(done), on_trial)]
+                ),
+            )
+            tuner.fit()
+    found = sorted(_finished(database, optuna), key=lambda t: -t.score)
+    if not found:
+        raise RunError(
+            f"A configuration must reach a score, but none of {samples} did. The trainings' own errors are "
+            f"above; `nas train` with the settings of one shows it whole."
+        )
+    return found
+
+
+STUDY = "recipe"
+
+
+def _finished(database: Any, optuna: Any) -> list[Tried]:
+    """What the storage holds; trials that a dead process left running count for nothing."""
+    if STUDY not in optuna.get_all_study_names(database):
+        return []
+    study = optuna.load_study(study_name=STUDY, storage=database)
+    complete = optuna.trial.TrialState.COMPLETE
+    return [
+        Tried(t.number, dict(t.params), float(t.value), len(t.intermediate_values) + 1)  # the last is `value`
+        for t in study.get_trials(states=(complete,))
+    ]
+
+
+def _follower(done: int, on_trial: Callable[[Tried], None]) -> Any:
+    from ray.tune import Callback
+
+    class Follower(Callback):
+        """Tells of each trial that ends."""
+
+        def __init__(self, count: int, on_trial: Callable[[Tried], None]) -> None:
+            self.count, self.on_trial = count, on_trial
+
+        def __getstate__(self) -> dict[str, Any]:  # Tune keeps a copy of everything, to restore it from
+            return {"count": self.count, "on_trial": None}
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            result = trial.last_result or {}
+            if SCORE in result:
+                epochs, score = int(result[EPOCH]), float(result[SCORE])
+                self.on_trial(Tried(self.count, dict(trial.config), score, epochs))
+                self.count += 1
+
+    return Follower(done, on_trial)

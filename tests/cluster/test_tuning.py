@@ -1,0 +1,57 @@
+"""Settings are tried out: the best come first, the hopeless end early, and what was tried counts."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from nas.cluster.local import connect
+from nas.cluster.tuning import tune
+from nas.errors import RunError
+
+HERE = [sys.modules[__name__]]
+SPACE = {"a.rate": FloatDistribution(0.0, 1.0), "a.kind": CategoricalDistribution(["x", "y"])}
+FIRST = {"a.rate": 0.25, "a.kind": "y"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray():
+    stop = connect(2, None)
+    yield
+    stop()
+
+
+def objective(best, settings, report):
+    for epoch in range(1, 10):
+        report(epoch, epoch - 10 * abs(settings["a.rate"] - best) + (settings["a.kind"] == "y"))
+
+
+def fails(shared, settings, report):
+    raise ValueError("no training")
+
+
+def test_the_best_of_all_that_was_tried(tmp_path):
+    told = []
+    options = {"epochs": 9, "first": FIRST, "by_value": HERE}
+    found = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=6, on_trial=told.append, **options)
+    assert len(found) == len(told) == 6
+    assert [t.score for t in found] == sorted((t.score for t in found), reverse=True)
+    assert sorted(t.number for t in told) == list(range(6))
+    (first,) = (t for t in found if t.number == 0)
+    assert first.settings == FIRST
+    assert found[0].epochs == 9
+    assert min(t.epochs for t in found) < 9  # ended early
+    more = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=8, on_trial=told.append, **options)
+    assert len(more) == 8
+    assert len(told) == 8
+    assert {(t.number, t.score) for t in found} <= {(t.number, t.score) for t in more}
+    done = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=8, on_trial=told.append, **options)
+    assert done == more
+    assert len(told) == 8
+
+
+def test_nothing_that_works_is_an_error(tmp_path):
+    with pytest.raises(RunError, match="must reach a score, but none of 2 did"):
+        tune(fails, None, SPACE, tmp_path / "b.db", samples=2, epochs=2, by_value=HERE)
