@@ -220,6 +220,39 @@ def tune(
 
 
 @app.command()
+def finetune(
+    run: RunPath,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help="Of the front, those that meet it; default: all."),
+    ] = None,
+    device: DeviceName = None,
+    epochs: Annotated[int, typer.Option(help="At most.")] = 20,
+    learning_rate: Annotated[float, typer.Option(help="Its peak, as a share of the supernet's.")] = 0.2,
+    external: Annotated[float, typer.Option(help="Share of the loss that the largest subnet teaches.")] = 0.5,
+    patience: Annotated[int, typer.Option(help="Epochs without a better score.")] = 5,
+    scratch: Annotated[bool, typer.Option("--scratch", help="Train each from nothing too.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of this machine.")] = 2,
+    address: Address = None,
+) -> None:
+    """Train points of the front on as plain models, taught by the largest subnet, and verify the front again.
+
+    Example: nas finetune runs/digits --where "latency_ms<=0.1" --epochs 10
+    """
+    phases = importlib.import_module("nas.phases")
+    run = run.resolve()
+    what = phases.Finetuning(epochs, learning_rate, external, patience, scratch)
+    directory = importlib.import_module("nas.rundir").RunDirectory(run)
+    directory.read()
+    entries = phases.entries_where(directory.read_front(), where or (), device)
+    found, source = phases.reopened(run)
+    options = {"resume": True, "needs_weights": True, "path": run, "on_error": "FINISHED", "address": address}
+    with phases.open_run(found, source, run.parent, **options) as opened:
+        phases.finetune(opened, entries, what, workers)
+        phases.report(opened)
+
+
+@app.command()
 def assess(
     run: RunPath,
     bins: Annotated[int, typer.Option(help="Bins of cost.")] = 3,

@@ -19,8 +19,8 @@ REDUCTION = 3  # of those that reach a rung, one in so many goes on (Li et al., 
 EPOCH, SCORE = "epoch", "score"
 
 Settings = dict[str, Any]
-Report = Callable[[int, float], None]
-"""Takes the epoch, from 1 on, and the score so far; may end the trial."""
+Report = Callable[..., None]
+"""Takes the epoch, from 1 on, the score so far and the core-seconds; may end the trial."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ def _tune(
     on_trial: Callable[[Tried], None],
     by_value: Sequence[ModuleType],
 ) -> list[Tried]:
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    _quiet()
     import optuna
     import ray
     from ray import tune as ray_tune
@@ -92,8 +91,6 @@ def _tune(
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     for module in by_value:
         ray.cloudpickle.register_pickle_by_value(module)
     pickle_torch_namespaces_by_name()
@@ -113,10 +110,7 @@ def _tune(
         )
 
         def trainable(config: Settings) -> None:
-            def report(epoch: int, score: float) -> None:
-                ray_tune.report({EPOCH: epoch, SCORE: score})
-
-            objective(ray.get(reference), config, report)
+            objective(ray.get(reference), config, _report)
 
         with TemporaryDirectory(prefix="nas-tune-") as folder:
             tuner = ray_tune.Tuner(
@@ -145,6 +139,81 @@ def _tune(
             f"above; `nas train` with the settings of one shows it whole."
         )
     return found
+
+
+def several(
+    objective: Callable[[Any, Any, Report], None],
+    shared: Any,
+    items: Sequence[Any],
+    *,
+    patience: int,
+    workers: int = 2,
+    address: str | None = None,
+    by_value: Sequence[ModuleType] = (),
+) -> list[tuple[Any, dict[str, Any]]]:
+    """`objective(shared, item, report)` of each item; one whose score has not moved for `patience` epochs is
+    ended. Returns (item, its last epoch, score and core_seconds).
+
+    Raises:
+        RunError: one failed; says which.
+    """
+    disconnect = connect(workers, address)
+    try:
+        return _several(objective, shared, items, patience, by_value)
+    finally:
+        disconnect()
+
+
+def _several(
+    objective: Callable[[Any, Any, Report], None],
+    shared: Any,
+    items: Sequence[Any],
+    patience: int,
+    by_value: Sequence[ModuleType],
+) -> list[tuple[Any, dict[str, Any]]]:
+    _quiet()
+    import ray
+    from ray import tune as ray_tune
+    from ray.tune.stopper import TrialPlateauStopper
+
+    for module in by_value:
+        ray.cloudpickle.register_pickle_by_value(module)
+    pickle_torch_namespaces_by_name()
+    reference, whole = ray.put(shared), ray.put(list(items))
+
+    def trainable(config: Settings) -> None:
+        objective(ray.get(reference), ray.get(whole)[config["item"]], _report)
+
+    stopper = TrialPlateauStopper(SCORE, std=1e-9, num_results=patience, grace_period=patience)
+    with TemporaryDirectory(prefix="nas-tune-") as folder:
+        results = ray_tune.Tuner(
+            ray_tune.with_resources(trainable, {"cpu": 1}),
+            param_space={"item": ray_tune.grid_search(list(range(len(items))))},
+            tune_config=ray_tune.TuneConfig(metric=SCORE, mode="max"),
+            run_config=ray_tune.RunConfig(name="several", storage_path=folder, verbose=0, stop=stopper),
+        ).fit()
+        found = []
+        for result in results:
+            if result.error is not None:
+                raise RunError(
+                    f"Training must not fail, but did: {str(result.error).strip().splitlines()[-1]}"
+                )
+            figures = {name: result.metrics[name] for name in (EPOCH, SCORE, "core_seconds")}
+            found.append((items[result.config["item"]], figures))
+    return found
+
+
+def _report(epoch: int, score: float, core_seconds: float = 0.0) -> None:
+    from ray import tune as ray_tune
+
+    ray_tune.report({EPOCH: epoch, SCORE: score, "core_seconds": core_seconds})
+
+
+def _quiet() -> None:
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    for name in ("ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 STUDY = "recipe"

@@ -9,7 +9,8 @@ from nas.console import console
 from nas.devices import Device
 from nas.experiment import Experiment
 from nas.phases.assess import Assessment, assess
-from nas.phases.export import choose_entry, entry_of, export_entry
+from nas.phases.export import choose_entry, entries_where, entry_of, export_entry
+from nas.phases.finetune import Finetuning, finetune
 from nas.phases.profile import profile_device
 from nas.phases.run import (
     IfChanged,
@@ -29,14 +30,17 @@ from nas.report import render_front_png, render_report
 __all__ = [
     "SUFFIX",
     "Assessment",
+    "Finetuning",
     "IfChanged",
     "Run",
     "Tuning",
     "all_phases",
     "assess",
     "choose_entry",
+    "entries_where",
     "entry_of",
     "export_entry",
+    "finetune",
     "finish_device",
     "objectives_of",
     "open_run",
@@ -45,6 +49,7 @@ __all__ = [
     "recipe_settings",
     "remembered",
     "reopened",
+    "report",
     "run_experiment",
     "search_front",
     "train_supernet",
@@ -75,6 +80,14 @@ def finish_device(run: Run, device: Device) -> list[Entry]:
     console.print(f"Dashboard: nas dashboard {shlex.quote(str(run.directory.path))}")
     console.print(f"MLflow:    mlflow ui --backend-store-uri {shlex.quote(_short(run.tracker.uri))}")
     return entries
+
+
+def report(run: Run) -> None:
+    """Writes report.html anew, and tells MLflow."""
+    path = render_report(run.directory.path)
+    for written in (path, run.directory.front):
+        run.tracker.artifact(written)
+    console.print(f"Report:    {path}")
 
 
 def _short(uri: str) -> str:

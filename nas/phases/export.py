@@ -14,6 +14,7 @@ from nas.evaluation import statistics
 from nas.export.model_card import card
 from nas.export.subnet import FORMATS, export_subnet
 from nas.objectives import Objective
+from nas.phases.finetune import deployed
 from nas.phases.run import Run
 from nas.phases.verify import Entry, find_trial, verify_trials
 from nas.reading import architecture_of, read_run
@@ -59,17 +60,37 @@ def choose_entry(
     Raises:
         ExportError: an unknown or ambiguous name, or conditions that no point meets; tells how near one is.
     """
+    goal_name = best or objectives[0].name
+    meets = entries_where(entries, where, device, goal_name)
+    goal = _resolve(goal_name, meets)
+    devices = sorted({e["device"] for e in meets})
+    if len(devices) > 1:
+        raise ExportError(f"The front of one device must be meant, but there are {devices}. Add --device.")
+    signs = {o.name: o.sign for o in objectives}
+
+    def order(entry: Entry) -> tuple[float, ...]:  # the goal, then all else, so that ties are settled
+        rest = [n for n in signs if n in entry["objectives"] and n != goal]
+        return tuple(signs.get(n, 1) * entry["objectives"][n]["measured"] for n in (goal, *rest))
+
+    return min(meets, key=order)
+
+
+def entries_where(
+    entries: Sequence[Entry], where: Sequence[str] = (), device: str | None = None, goal: str | None = None
+) -> list[Entry]:
+    """The front's points that meet all conditions by measured values, and have a value of `goal`.
+
+    Raises:
+        ExportError: as of `choose_entry`.
+    """
     conditions = [Condition.parse(text) for text in where]
     entries = [e for e in entries if e["front"] and device in (None, e["device"])]
     if not entries:
         of = f" of `{device}`" if device else ""
         raise ExportError(f"There must be a verified front{of} to choose from. `nas verify` makes it.")
     names = {c.name: _resolve(c.name, entries) for c in conditions}
-    goal = _resolve(best or objectives[0].name, entries)
-    entries = [e for e in entries if all(n in e["objectives"] for n in (*names.values(), goal))]
-    devices = sorted({e["device"] for e in entries})
-    if len(devices) > 1:
-        raise ExportError(f"The front of one device must be meant, but there are {devices}. Add --device.")
+    wanted = [*names.values(), *([_resolve(goal, entries)] if goal else [])]
+    entries = [e for e in entries if all(n in e["objectives"] for n in wanted)]
     meets = [
         e
         for e in entries
@@ -79,13 +100,7 @@ def choose_entry(
         raise ExportError(
             f"Some point must meet {' and '.join(where)}, but {_reach(entries, conditions, names)}."
         )
-    signs = {o.name: o.sign for o in objectives}
-
-    def order(entry: Entry) -> tuple[float, ...]:  # the goal, then all else, so that ties are settled
-        rest = [n for n in signs if n in entry["objectives"] and n != goal]
-        return tuple(signs.get(n, 1) * entry["objectives"][n]["measured"] for n in (goal, *rest))
-
-    return min(meets, key=order)
+    return meets
 
 
 def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Path:
@@ -98,9 +113,10 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Pa
     architecture = run.experiment.space.from_json(entry["architecture"])
     folder = run.directory.exports / entry["id"]
     bits = run.supernet.parameter_bits(architecture)
-    buffers = statistics(run.supernet, architecture, run.experiment.task)
+    weights = deployed(run, architecture)
+    buffers = statistics(weights, architecture, run.experiment.task)
     export_subnet(
-        run.supernet.extract(architecture, buffers=buffers),
+        weights.extract(architecture, buffers=buffers),
         entry["architecture"],
         run.experiment.example(2),
         folder,

@@ -54,7 +54,7 @@ def verify_trials(run: Run, device: Device, trials: Sequence[Trial]) -> list[Ent
         known |= {entry["id"]: entry for entry in _verify(run, device, missing)}
     entries = list(known.values())
     objectives = run.evaluator(device).objectives
-    _mark_front(entries, objectives)
+    mark_front(entries, objectives)
     entries.sort(key=lambda e: e["objectives"][f"latency_ms.{device.name}"]["measured"])
     run.directory.write_front([e for e in before if e["device"] != device.name] + entries)
     return entries
@@ -217,7 +217,7 @@ def _finalists(run: Run, device: Device, trials: Sequence[Trial]) -> list[Trial]
     return [trials[i] for i in kept[order][: run.experiment.search.finalists]]
 
 
-def _mark_front(entries: Sequence[Entry], objectives: Sequence[Objective]) -> None:
+def mark_front(entries: Sequence[Entry], objectives: Sequence[Objective]) -> None:
     """Sets `front`: non-dominated by what was measured."""
     measured = [{o.name: entry["objectives"][o.name]["measured"] for o in objectives} for entry in entries]
     for entry, keep in zip(entries, nondominated(as_costs(objectives, measured)), strict=True):

@@ -20,7 +20,14 @@ from nas.report.figures import (
 )
 from nas.report.front import front_figure, verified
 from nas.report.style import PLOT_CONFIG, STYLE_SHEET
-from nas.report.tables import figures_line, finalists_table, quality_table, separation, settings_table
+from nas.report.tables import (
+    figures_line,
+    finalists_table,
+    quality_table,
+    separation,
+    settings_table,
+    trained_table,
+)
 
 
 def render_report(run_dir: Path | str) -> Path:
@@ -97,6 +104,7 @@ def _device_section(view: RunView, device: str) -> str:
         f"<h2>{escape(device)}</h2>{_conditions(profile)}",
         _card(front_figure(view, device), _front_caption(view, device)),
         _finalists(view, device),
+        _trained(view, device),
         _architectures(view, device),
         _card(hypervolume_figure(view, device), _counts(view, device)),
         f'<div class="pair">{pair}</div>' if pair else "",
@@ -130,6 +138,19 @@ def _finalists(view: RunView, device: str) -> str:
         f'<div class="card"><h3>Finalists</h3>{finalists_table(view, entries, shown.quality)}'
         f'<p class="muted">{separation(entries, shown)}</p><p class="muted">{note}</p></div>'
     )
+
+
+def _trained(view: RunView, device: str) -> str:
+    """Inherited, fine-tuned and from scratch, where some were trained on."""
+    shown = roles(view.objectives_of(device), device)
+    entries = verified(view, device, shown) if shown else []
+    if not shown or not (found := trained_table(entries, shown.quality)):
+        return ""
+    note = (
+        "On the split select. Of inherited and fine-tuned weights those are handed out that are better on "
+        "the split search; the table of finalists shows them."
+    )
+    return f'<div class="card"><h3>Trained on</h3>{found}<p class="muted">{note}</p></div>'
 
 
 def _architectures(view: RunView, device: str) -> str:

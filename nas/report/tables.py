@@ -38,6 +38,31 @@ def finalists_table(view: RunView, entries: Sequence[Record], quality: Objective
     return table(headings, rows)
 
 
+def trained_table(entries: Sequence[Record], quality: Objective) -> str:
+    """What finalists inherit, and reach when trained on or from nothing, with the core-seconds of each."""
+    kinds = [k for k in ("fine-tuned", "from scratch") if any(k in e.get("trained", {}) for e in entries)]
+    headings = ["architecture", f"{escape(title(quality))}<br>inherited"]
+    for kind in kinds:
+        headings += [f"{kind}", "core-seconds"]
+    rows = []
+    for entry in entries:
+        if "trained" not in entry:
+            continue
+        cells = [f"<code>{escape(entry['id'])}</code>"]
+        inherited = entry["inherited"]["select"]
+        cells.append(f"{number(inherited['measured'])} ± {number(inherited.get('std_error'), digits=2)}")
+        for kind in kinds:
+            record = entry["trained"].get(kind)
+            if record is None:
+                cells += [NONE, NONE]
+                continue
+            found = record["select"]
+            cells.append(f"{number(found['value'])} ± {number(found['std_error'], digits=2)}")
+            cells.append(number(record["core_seconds"], digits=3))
+        rows.append(("", cells))
+    return table(headings, rows) if rows else ""
+
+
 def quality_table(profile: Record) -> str:
     """How good a device's latency model is, between its baseline and the noise floor."""
     labels = {

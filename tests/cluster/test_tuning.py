@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from nas.cluster.local import connect
-from nas.cluster.tuning import tune
+from nas.cluster.tuning import several, tune
 from nas.errors import RunError
 
 HERE = [sys.modules[__name__]]
@@ -55,3 +55,21 @@ def test_the_best_of_all_that_was_tried(tmp_path):
 def test_nothing_that_works_is_an_error(tmp_path):
     with pytest.raises(RunError, match="must reach a score, but none of 2 did"):
         tune(fails, None, SPACE, tmp_path / "b.db", samples=2, epochs=2, by_value=HERE)
+
+
+def rises_until(best, item, report):
+    for epoch in range(1, 13):
+        report(epoch, float(min(epoch, item)), 0.5 * epoch)
+
+
+def test_several_end_when_they_get_no_better():
+    found = several(rises_until, None, [2, 5, 20], patience=3, by_value=HERE)
+    figures = dict(found)
+    assert [item for item, _ in found] == [2, 5, 20]
+    assert (figures[20]["epoch"], figures[20]["score"]) == (12, 12.0)
+    assert figures[2]["score"] == 2.0
+    assert figures[5]["score"] == 5.0
+    assert 4 <= figures[2]["epoch"] < figures[5]["epoch"] < 12
+    assert figures[5]["core_seconds"] == 0.5 * figures[5]["epoch"]
+    with pytest.raises(RunError, match="Training must not fail, but did: .*no training"):
+        several(fails, None, [1], patience=3, by_value=HERE)

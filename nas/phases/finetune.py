@@ -1,0 +1,256 @@
+"""Chosen subnets are trained on as plain models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch import nn
+
+from nas.cluster.tuning import Report, several
+from nas.console import bar, console
+from nas.errors import RunError
+from nas.evaluation import accuracy, interval, statistics, subnet_accuracy
+from nas.experiment import Experiment
+from nas.phases.run import Run
+from nas.phases.verify import Entry, mark_front
+from nas.reading import read_run
+from nas.rundir import write_atomically
+from nas.space import Space
+from nas.supernet import Supernet
+from nas.training import Distillation, Epoch, Only, load_tensors, save_tensors, train
+
+INHERITED, FINE_TUNED, SCRATCH = "inherited", "fine-tuned", "from scratch"
+FOLDER, INDEX = "finetuned", "finetuned.json"
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """How finalists are trained on.
+
+    Attributes:
+        epochs: at most; a training that gets no better ends before.
+        learning_rate: its peak, as a share of the supernet's.
+        external: share of the loss that the largest subnet teaches.
+        patience: epochs without a change of score after which a training ends.
+        scratch: whether each is trained from nothing too, by the supernet's recipe, to compare.
+    """
+
+    epochs: int = 20
+    learning_rate: float = 0.2
+    external: float = 0.5
+    patience: int = 5
+    scratch: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("patience", 1)):
+            if getattr(self, name) < least:
+                raise RunError(f"`--{name}` must be {least} or more: got {getattr(self, name)}.")
+        if not 0 < self.learning_rate <= 10:
+            raise RunError(f"`--learning-rate` must be a share of the supernet's: got {self.learning_rate}.")
+        if not 0 <= self.external <= 1:
+            raise RunError(f"`--external` must be a share from 0 to 1: got {self.external}.")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One training: of which subnet, and how it begins."""
+
+    id: str
+    architecture: Any
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.id}-{self.kind.replace(' ', '-')}"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every training needs."""
+
+    experiment: Experiment
+    supernet: Supernet
+    teacher: nn.Module | None
+    what: Finetuning
+    folder: Path
+
+
+def finetune(run: Run, entries: Sequence[Entry], what: Finetuning, workers: int) -> list[dict[str, Any]]:
+    """Trains the subnets of verified `entries` on, several at once; marks the front anew by what each then
+    reaches on *select*. Of inherited and fine-tuned weights those are handed out that are better on *search*.
+
+    Writes `finetuned/` (weights) and finetuned.json; what is there for these weights is kept.
+    """
+    folder = run.directory.path / FOLDER
+    folder.mkdir(exist_ok=True)
+    known = {(r["id"], r["kind"]): r for r in records(run)}
+    kinds = (FINE_TUNED, SCRATCH) if what.scratch else (FINE_TUNED,)
+    architectures = {e["id"]: run.experiment.space.from_json(e["architecture"]) for e in entries}
+    pieces = [Piece(i, a, k) for i, a in architectures.items() for k in kinds if (i, k) not in known]
+    console.print(f"Fine-tuning: {len(architectures)} subnets; {len(pieces)} trainings are left to do.")
+    if pieces:
+        shared = Shared(run.experiment, run.supernet, _teacher(run, what), what, folder.resolve())
+        with bar("Train on", len(pieces)) as progress:
+            options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
+            ended = several(_train_on, shared, pieces, patience=what.patience, **options)
+            for piece, figures in ended:
+                known[piece.id, piece.kind] = _record(run, piece, figures, folder)
+                write_atomically(
+                    run.directory.path / INDEX, json.dumps(list(known.values()), indent=1) + "\n"
+                )
+                progress.advance(f"{piece.id} {piece.kind}: {figures['score']:.2f}")
+    _mark(run, set(architectures), known)
+    _print(run, known, list(architectures))
+    return [known[key] for key in known if key[0] in architectures]
+
+
+def records(run: Run) -> list[dict[str, Any]]:
+    """What was trained on from these weights."""
+    path = run.directory.path / INDEX
+    if not path.exists():
+        return []
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return [r for r in found if r["weights"] == run.weights]
+
+
+def deployed(run: Run, architecture: Any) -> Supernet:
+    """The weights of a subnet that are handed out: the supernet's, or those that were trained on."""
+    name = run.experiment.space.id(architecture)
+    for record in records(run):
+        if record["id"] == name and record["kind"] == FINE_TUNED and record["deployed"]:
+            tensors, _ = load_tensors(run.directory.path / FOLDER / record["file"])
+            return _alone(run.experiment, architecture, 0).with_state(tensors)
+    return run.supernet
+
+
+def _teacher(run: Run, what: Finetuning) -> nn.Module | None:
+    if not what.external:
+        return None
+    largest = run.experiment.space.largest()
+    buffers = statistics(run.supernet, largest, run.experiment.task)
+    return run.supernet.extract(largest, buffers=buffers)
+
+
+def _alone(experiment: Experiment, architecture: Any, seed: int) -> Supernet:
+    """A supernet of one architecture: its bank is the subnet's weights, rounded to its bits as ever."""
+    return Supernet(
+        experiment.build,
+        Space(architecture),
+        layouts=experiment.layouts,
+        bits=experiment.bits,
+        seed=seed,
+    )
+
+
+def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
+    """Trains one subnet, keeps its best weights by *search*, reports that and the core-seconds."""
+    experiment, what = shared.experiment, shared.what
+    alone = _alone(experiment, piece.architecture, experiment.seed)
+    recipe = replace(
+        experiment.training, subnets=Only(piece.architecture), workers=1, threads=1, ema=0.0, project=False
+    )
+    if piece.kind == FINE_TUNED:
+        latent = shared.supernet.extract(piece.architecture, quantized=False)
+        alone = alone.with_weights(latent, piece.architecture)
+        distillation = Distillation(in_place=0.0, external=what.external, teacher=shared.teacher)
+        rate = experiment.training.learning_rate * what.learning_rate
+        recipe = replace(recipe, epochs=what.epochs, learning_rate=rate, distillation=distillation)
+    work, path = shared.folder / f".{piece.name}", shared.folder / f"{piece.name}.safetensors"
+    sign = 1 if experiment.task.metric.direction == "maximize" else -1
+    start, best = time.process_time(), [-float("inf")]
+    if work.exists() and path.exists():  # goes on from a checkpoint
+        best[0] = sign * float(load_tensors(path)[1]["score"])
+
+    def judge(epoch: Epoch) -> None:
+        found = subnet_accuracy(alone, piece.architecture, experiment.task, "search")
+        score = sign * found.mean
+        if score > best[0]:
+            best[0] = score
+            metadata = {"score": str(found.mean), "std_error": str(found.std_error)}
+            save_tensors(path, alone.state(), metadata)
+        report(epoch.epoch, best[0], time.process_time() - start)
+
+    train(alone, experiment.task, recipe, work, seed=experiment.seed, on_epoch=judge)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _record(run: Run, piece: Piece, figures: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a training reached, with the best weights that it had."""
+    shutil.rmtree(folder / f".{piece.name}", ignore_errors=True)  # of one that was ended
+    task, path = run.experiment.task, folder / f"{piece.name}.safetensors"
+    tensors, metadata = load_tensors(path)
+    alone = _alone(run.experiment, piece.architecture, 0).with_state(tensors)
+    module = alone.extract(piece.architecture, buffers=statistics(alone, piece.architecture, task))
+    select, test = accuracy(module, task, "select"), accuracy(module, task, "test")
+    inherited = subnet_accuracy(run.supernet, piece.architecture, task, "search").mean
+    better = float(metadata["score"]) > inherited
+    if task.metric.direction == "minimize":
+        better = float(metadata["score"]) < inherited
+    return {
+        "id": piece.id,
+        "kind": piece.kind,
+        "weights": run.weights,
+        "file": path.name,
+        "epochs": figures["epoch"],
+        "core_seconds": figures["core_seconds"],
+        "search": float(metadata["score"]),
+        "select": {"value": select.mean, "n": select.n, "std_error": select.std_error},
+        "test": {"value": test.mean, "n": test.n, "std_error": test.std_error},
+        "test_interval": list(interval(test, task.metric)),
+        "deployed": piece.kind == FINE_TUNED and better,
+    }
+
+
+def _mark(run: Run, ids: set[str], known: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """front.json by what is handed out now."""
+    metric = run.experiment.task.metric.name
+    before = run.directory.read_front()
+    for entry in before:
+        if entry["id"] not in ids or entry["weights"] != run.weights:
+            continue
+        entry.setdefault("inherited", {"select": dict(entry["objectives"][metric]), "test": entry["test"]})
+        record = known[entry["id"], FINE_TUNED]
+        if record["deployed"]:
+            found, test = record["select"], record["test"]
+            entry["objectives"][metric] = entry["inherited"]["select"] | {
+                "measured": found["value"],
+                "n": found["n"],
+                "std_error": found["std_error"],
+            }
+            entry["test"] = {
+                metric: test["value"],
+                "n": test["n"],
+                "std_error": test["std_error"],
+                "interval": record["test_interval"],
+            }
+        kept = (FINE_TUNED, SCRATCH)
+        entry["trained"] = {k: known[entry["id"], k] for k in kept if (entry["id"], k) in known}
+    for device in {e["device"] for e in before}:
+        same = [e for e in before if e["device"] == device]
+        mark_front(same, run.evaluator(run.experiment.device(device)).objectives)
+    run.directory.write_front(before)
+
+
+def _print(run: Run, known: dict[tuple[str, str], dict[str, Any]], ids: Sequence[str]) -> None:
+    metric = run.experiment.task.metric
+    view = read_run(run.directory.path)
+    table = Table(title=f"{metric.name} {metric.unit} on select")
+    for column in ("id", INHERITED, FINE_TUNED, "core-seconds", SCRATCH, "core-seconds"):
+        table.add_column(column, justify="left" if column == "id" else "right")
+    for name in ids:
+        entry = next(e for e in view.front if e["id"] == name)
+        cells = [f"{entry['inherited']['select']['measured']:.2f}"]
+        for kind in (FINE_TUNED, SCRATCH):
+            record = known.get((name, kind))
+            cells += (
+                [f"{record['select']['value']:.2f}", f"{record['core_seconds']:.0f}"] if record else ["", ""]
+            )
+        table.add_row(name, *cells)
+    console.print(table)

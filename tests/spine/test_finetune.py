@@ -1,0 +1,69 @@
+"""Finalists trained on: better weights are handed out, the front follows, nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SMALL = ("--epochs", 3, "--patience", 3, "--learning-rate", 1.0, "--workers", 1)
+
+
+def front(run):
+    return json.loads((run / "front.json").read_text())
+
+
+def test_points_are_trained_on_and_handed_out(nas, finished_copy):
+    run = finished_copy
+    before = {e["id"]: e for e in front(run) if e["front"]}
+    first = nas("finetune", run, *SMALL, "--scratch")
+    assert f"{len(before)} subnets; {2 * len(before)} trainings are left to do" in first.stdout
+    records = json.loads((run / "finetuned.json").read_text())
+    assert {(r["id"], r["kind"]) for r in records} == {
+        (i, k) for i in before for k in ("fine-tuned", "from scratch")
+    }
+    assert all(r["core_seconds"] > 0 for r in records)
+    assert not any(r["deployed"] for r in records if r["kind"] == "from scratch")
+    after = {e["id"]: e for e in front(run)}
+    deployed = {r["id"]: r for r in records if r["deployed"]}
+    assert deployed  # after 2 epochs of a supernet, three more help
+    for name, record in deployed.items():
+        entry = after[name]
+        assert record["search"] > before[name]["objectives"]["accuracy"]["predicted"]
+        assert entry["objectives"]["accuracy"]["measured"] == record["select"]["value"]
+        assert entry["test"]["accuracy"] == record["test"]["value"]
+        assert entry["inherited"]["select"] == before[name]["objectives"]["accuracy"]
+        assert entry["inherited"]["test"] == before[name]["test"]
+    for name in before.keys() - deployed.keys():
+        assert after[name]["objectives"]["accuracy"] == before[name]["objectives"]["accuracy"]
+    assert "Trained on" in (run / "report.html").read_text()
+
+    name = next(iter(deployed))
+    nas("export", run, "--id", name, "--format", "safetensors")
+    exported = load_file(run / "exports" / name / "model.safetensors")
+    trained = load_file(run / "finetuned" / f"{name}-fine-tuned.safetensors")
+    norm = next(n for n in exported if n.endswith("head.norm.weight"))  # never rounded
+    assert torch.equal(exported[norm], trained[norm])
+
+    again = nas("finetune", run, *SMALL)
+    assert "; 0 trainings are left to do" in again.stdout
+    assert {e["id"]: e["objectives"] for e in front(run)} == {i: e["objectives"] for i, e in after.items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--epochs", 0), "`--epochs` must be 1 or more: got 0"),
+        (("--patience", 0), "`--patience` must be 1 or more"),
+        (("--learning-rate", 0), "`--learning-rate` must be a share of the supernet's: got 0"),
+        (("--external", 2), "`--external` must be a share from 0 to 1: got 2"),
+        (("--where", "latency_ms<=0"), "Some point must meet latency_ms<=0, but"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(nas, finished, options, message):
+    done = nas("finetune", finished, *options, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (finished / "finetuned").exists()
