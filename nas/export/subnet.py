@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_model
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from nas.errors import ExportError
+from nas.architecture import from_json
+from nas.errors import ExportError, NasError
 from nas.export.archive import export_archive
 from nas.export.onnx import check_onnx, export_onnx
 
@@ -59,6 +61,32 @@ def export_subnet(
         _replace(folder, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def load_subnet(
+    folder: Path | str, build: Callable[[Any], nn.Module], classes: Mapping[str, type]
+) -> nn.Module:
+    """The module of an export that holds safetensors, in evaluation mode. Nothing is unpickled.
+
+    Args:
+        folder: as `nas export` writes it.
+        build: that of the experiment.
+        classes: which an architecture may be made of, by name; `space.classes`.
+
+    Raises:
+        ExportError: files that are missing, damaged, or of another builder.
+    """
+    folder = Path(folder)
+    try:
+        architecture = from_json(json.loads((folder / "architecture.json").read_text()), classes)
+        module = build(architecture).eval()
+        load_model(module, str(folder / "model.safetensors"))
+    except (OSError, ValueError, RuntimeError, SafetensorError, NasError) as error:
+        raise ExportError(
+            f"{folder} must be an export with architecture.json and model.safetensors of this builder, but "
+            f"cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
+    return module
 
 
 def _write_formats(module: nn.Module, example: Tensor, folder: Path, formats: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ class Distillation:
         in_place: share that the largest subnet of the step teaches the others (in-place distillation, Yu &
             Huang, 2019, §3.3), where the rule of subnets has a largest one.
         external: share that `teacher` teaches all of them.
-        teacher: a module from the task's inputs to its outputs; None: none.
+        teacher: a module from the task's inputs to its outputs, or the folder of an export of the same
+            builder (``runs/digits/exports/ID``); None: none.
         temperature: by which answers are divided before the softmax (Hinton et al., 2015, §2).
         features: weight of the mean squared difference to what parts of the largest subnet give, where
             shapes agree (FitNets, Romero et al., 2015, without a regressor).
@@ -32,7 +34,7 @@ class Distillation:
 
     in_place: float = 1.0
     external: float = 0.0
-    teacher: nn.Module | None = None
+    teacher: nn.Module | str | Path | None = None
     temperature: float = 1.0
     features: float = 0.0
     parts: str = r"stages\.\d+"
@@ -51,6 +53,8 @@ class Distillation:
                 f"`distillation.external` must be above 0 where there is a `teacher`, and only there: got "
                 f"{self.external} and {type(self.teacher).__name__}."
             )
+        if not isinstance(self.teacher, (nn.Module, str, Path, type(None))):
+            raise RunError(f"`distillation.teacher` must be a module or a folder: got {self.teacher!r}.")
         if not self.temperature > 0 or not self.features >= 0:
             raise RunError(
                 f"`distillation` must have a temperature above 0 and features of at least 0: got "

@@ -117,6 +117,10 @@ class _Training:
         self.optimizer = SlicedAdamW(supernet.bank, groups)
         self.averages = {n: t.clone() for n, t in supernet.state().items()} if recipe.ema else {}
         teacher = recipe.distillation.teacher
+        if isinstance(teacher, (str, Path)):
+            from nas.export.subnet import load_subnet  # brings ONNX with it
+
+            teacher = load_subnet(teacher, supernet.build, supernet.space.classes)
         self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
         self.features = Features(recipe.distillation.parts) if recipe.distillation.features else None
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.keep)

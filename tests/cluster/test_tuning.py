@@ -71,5 +71,5 @@ def test_several_end_when_they_get_no_better():
     assert figures[5]["score"] == 5.0
     assert 4 <= figures[2]["epoch"] < figures[5]["epoch"] < 12
     assert figures[5]["core_seconds"] == 0.5 * figures[5]["epoch"]
-    with pytest.raises(RunError, match="Training must not fail, but did: .*no training"):
+    with pytest.raises(RunError, match=r"Training must not fail, but did: .*no training"):
         several(fails, None, [1], patience=3, by_value=HERE)

@@ -18,7 +18,8 @@ from training.small import (
     step_gradients,
 )
 
-from nas.errors import RunError
+from nas.errors import ExportError, RunError
+from nas.export.subnet import export_subnet
 from nas.tasks import Batch
 from nas.training import Distillation, Nested, OneBatch, SinglePath, soft_loss
 
@@ -159,3 +160,23 @@ def test_one_pass_of_several_is_the_mean_of_their_gradients(
 def test_shares_that_are_none(settings, message):
     with pytest.raises(RunError, match=message):
         Distillation(**settings)
+
+
+def test_an_export_teaches(task, supernet, tmp_path, monkeypatch):
+    architecture = supernet.space.smallest()
+    module = supernet.extract(architecture)
+    folder = tmp_path / "export"
+    json_form = supernet.space.to_json(architecture)
+    export_subnet(module, json_form, torch.zeros(2, 1, 8, 8), folder, formats=("safetensors",), card="")
+
+    def gradients(teacher, name):
+        distillation = Distillation(in_place=0.5, external=0.5, teacher=teacher)
+        recipe = replace(RECIPE, distillation=distillation)
+        return step_gradients(supernet, task, recipe, tmp_path / name, monkeypatch)
+
+    assert_gradients(gradients(str(folder), "a"), gradients(module, "b"))
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ExportError, match=r"must be an export with architecture\.json .* cannot be loaded"):
+        gradients(str(folder), "c")
+    with pytest.raises(ExportError, match=r"cannot be loaded: .*No such file"):
+        gradients(tmp_path / "nowhere", "d")
