@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -310,6 +311,11 @@ class TestCheckpoints:
             train(copy_of(supernet), task, RECIPE, tmp_path / "cut", on_step=stop_at_step(8))
         old, new = sorted((tmp_path / "cut" / "checkpoints").glob("*.safetensors"))
         assert (old.name, new.name) == ("step-000000007.safetensors", "step-000000008.safetensors")
+        newest = []
+        whole_folder = tmp_path / "copy"
+        shutil.copytree(tmp_path / "cut", whole_folder)
+        train(copy_of(supernet), task, RECIPE, whole_folder, on_step=newest.append)
+        assert newest[0] == 9
         new.write_bytes(new.read_bytes()[:-100])
         first = []
         resumed = train(copy_of(supernet), task, RECIPE, tmp_path / "cut", on_step=first.append)
