@@ -113,6 +113,10 @@ class Experiment:
         new = Supernet(self.build, self.space, layouts=self.layouts, bits=self.bits, seed=self.seed)
         return self.start(new) if self.start else new
 
+    def alone(self, architecture: Any, seed: int) -> Supernet:
+        """A supernet of one architecture, newly initialised: a plain model to be trained, at its bits."""
+        return Supernet(self.build, Space(architecture), layouts=self.layouts, bits=self.bits, seed=seed)
+
     def example(self, batch: int = 2) -> torch.Tensor:
         """Inputs of the task's shape, to trace and time modules with."""
         inputs = next(iter(self.task.batches("search"))).inputs[0]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 from training.small import RECIPE, made_up_supernet, made_up_task
 
+from nas.experiment import Experiment
 from nas.phases.finetune import FINE_TUNED, Finetuning, Piece, Shared, _train_on
 from nas.tasks import Tally
 from nas.training import load_tensors
@@ -28,9 +28,7 @@ def test_the_best_weights_are_kept(stop, tmp_path, monkeypatch):
     task = made_up_task()
     supernet = made_up_supernet(task)
     architecture = supernet.space.smallest()
-    experiment = SimpleNamespace(
-        build=hierarchical.build, layouts=None, bits=supernet.bits, task=task, training=RECIPE, seed=0
-    )
+    experiment = Experiment("a", task, supernet.space, hierarchical.build, training=RECIPE)
     what = Finetuning(epochs=4, external=0.0)
     shared = Shared(experiment, supernet, None, what, tmp_path)
     piece = Piece("a", architecture, FINE_TUNED)

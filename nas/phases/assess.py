@@ -24,7 +24,7 @@ from nas.evaluation import statistics
 from nas.phases.run import Run
 from nas.report.assessment import draw_assessment
 from nas.rundir import write_atomically
-from nas.space import Space, Within
+from nas.space import Within
 from nas.supernet import Supernet
 from nas.tasks import Split, Task
 from nas.threads import cpu_threads
@@ -144,13 +144,7 @@ def _train_alone(shared: Shared, item: tuple[Chosen, int]) -> np.ndarray:
     """Which images of `SPLIT` a subnet answers right that was trained alone, bool (images,)."""
     (subnet, seed), experiment = item, shared.experiment
     recipe: Recipe = replace(experiment.training, subnets=Only(subnet.architecture), threads=1)
-    alone = Supernet(
-        experiment.build,
-        Space(subnet.architecture),
-        layouts=experiment.layouts,
-        bits=experiment.bits,
-        seed=1000 + seed,
-    )
+    alone = experiment.alone(subnet.architecture, 1000 + seed)
     work = shared.folder / "unfinished" / f"{subnet.id}-{seed}"
     train(alone, experiment.task, recipe, work, seed=1000 + seed)
     right = _right(alone, subnet.architecture, experiment.task)

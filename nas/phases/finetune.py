@@ -22,7 +22,6 @@ from nas.phases.run import Run
 from nas.phases.verify import Entry, mark_front
 from nas.reading import read_run
 from nas.rundir import write_atomically
-from nas.space import Space
 from nas.supernet import Supernet
 from nas.training import Distillation, Epoch, Only, load_tensors, save_tensors, train
 
@@ -126,7 +125,7 @@ def deployed(run: Run, architecture: Any) -> Supernet:
     for record in records(run):
         if record["id"] == name and record["kind"] == FINE_TUNED and record["deployed"]:
             tensors, _ = load_tensors(run.directory.path / FOLDER / record["file"])
-            return _alone(run.experiment, architecture, 0).with_state(tensors)
+            return run.experiment.alone(architecture, 0).with_state(tensors)
     return run.supernet
 
 
@@ -138,21 +137,10 @@ def _teacher(run: Run, what: Finetuning) -> nn.Module | None:
     return run.supernet.extract(largest, buffers=buffers)
 
 
-def _alone(experiment: Experiment, architecture: Any, seed: int) -> Supernet:
-    """A supernet of one architecture: its bank is the subnet's weights, rounded to its bits as ever."""
-    return Supernet(
-        experiment.build,
-        Space(architecture),
-        layouts=experiment.layouts,
-        bits=experiment.bits,
-        seed=seed,
-    )
-
-
 def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
     """Trains one subnet, keeps its best weights by *search*, reports that and the core-seconds."""
     experiment, what = shared.experiment, shared.what
-    alone = _alone(experiment, piece.architecture, experiment.seed)
+    alone = experiment.alone(piece.architecture, experiment.seed)
     recipe = replace(
         experiment.training, subnets=Only(piece.architecture), workers=1, threads=1, ema=0.0, project=False
     )
@@ -186,7 +174,7 @@ def _record(run: Run, piece: Piece, figures: dict[str, Any], folder: Path) -> di
     shutil.rmtree(folder / f".{piece.name}", ignore_errors=True)  # of one that was ended
     task, path = run.experiment.task, folder / f"{piece.name}.safetensors"
     tensors, metadata = load_tensors(path)
-    alone = _alone(run.experiment, piece.architecture, 0).with_state(tensors)
+    alone = run.experiment.alone(piece.architecture, 0).with_state(tensors)
     module = alone.extract(piece.architecture, buffers=statistics(alone, piece.architecture, task))
     select, test = accuracy(module, task, "select"), accuracy(module, task, "test")
     inherited = subnet_accuracy(run.supernet, piece.architecture, task, "search").mean
