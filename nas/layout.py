@@ -37,6 +37,12 @@ def union(name: str, a: Layout, b: Layout) -> Layout:
             f"`{name}` must have the same logical axes in all architectures that share it, but got {a} "
             f"and {b}. Give weights that must not be shared names of their own."
         )
+    for axis in a.centred:
+        if (a.shape[axis] - b.shape[axis]) % 2:
+            raise LayoutError(
+                f"`{name}` must be cut around its centre, so lengths along axis {axis} must be all odd or "
+                f"all even: got {a.shape[axis]} and {b.shape[axis]}. Choose values of one kind."
+            )
     return Layout(tuple(map(max, a.shape, b.shape)), a.centred)
 
 

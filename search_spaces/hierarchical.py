@@ -44,7 +44,9 @@ from search_spaces.laws import (
     FitsTheMap,
     PoolsQueries,
     ShiftsSomething,
+    begins_with_the_stem,
     does_something,
+    finds_its_token,
     holds_together,
     one_token,
     other_width,
@@ -107,6 +109,11 @@ class HierarchicalTransformer(Checked):
     classes: int
     channels: int = 1
     head: Head = Head()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.stages, tuple) and not self.stages:
+            raise SpaceError("`stages` of HierarchicalTransformer must hold one or more: got ().")
 
 
 # --- the space ----------------------------------------------------------------------------------
@@ -271,6 +278,8 @@ def _either(options: Sequence[Any]) -> Any:
 
 def laws(image_side: int) -> list[Constraint]:
     """What every legal architecture for images of that side keeps to."""
+    if type(image_side) is not int or image_side < 1:
+        raise SpaceError(f"`image_side` must be a whole number of pixels, 1 or more: got {image_side!r}.")
     return [
         Constraint(Mixer, FitsTheMap(image_side)),
         Constraint(Window, ShiftsSomething(image_side)),
@@ -281,6 +290,8 @@ def laws(image_side: int) -> list[Constraint]:
         Constraint(Block, holds_together),
         Constraint(Block, does_something),
         Constraint(Stage, one_token),
+        Constraint(Stage, begins_with_the_stem),
+        Constraint(Head, finds_its_token),
         *(Constraint(part, takes_tokens) for part in (Mixer, ChannelMixer, Downsample)),
     ]
 

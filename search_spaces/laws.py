@@ -17,7 +17,7 @@ from nas.layers.downsampling.query_pooling import QueryPooling
 from nas.space import Context, materialise
 
 if TYPE_CHECKING:
-    from search_spaces.hierarchical import Stage
+    from search_spaces.hierarchical import Head, Stage
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class ShiftsSomething:
         )
 
 
+NO_MATTER = frozenset({"norm", "norm_first", "activation", "bias", "bits"})
+"""Fields on which no width depends: a law that does not read them counts far faster."""
+
+
 def takes_width(stage: Stage, context: Context) -> str | None:
     """Stem or downsampling can make the width; without a downsampling nothing could change it."""
     i, root = context.index("stages"), context.root
@@ -58,10 +62,27 @@ def takes_width(stage: Stage, context: Context) -> str | None:
         return None
     try:  # nobody knows better than the builder
         with torch.device("meta"):
-            materialise(maker).build(root.stages[i - 1].width if i else root.channels, stage.width)
+            plain = materialise(maker, NO_MATTER)
+            plain.build(root.stages[i - 1].width if i else root.channels, stage.width)
     except SpaceError as error:
         return f"must have a width that it can be given. {error}"
     return None
+
+
+def begins_with_the_stem(stage: Stage, context: Context) -> str | None:
+    """Before the first stage stands the stem, and nothing else."""
+    if context.index("stages") or stage.down is None:
+        return None
+    return f"must have down=None, since it follows the stem: got {stage.down.__class__.__name__}."
+
+
+def finds_its_token(head: Head, context: Context) -> str | None:
+    """A head that looks at the class token needs one."""
+    if head.pool != "token" or any(stage.token is not None for stage in context.root.stages):
+        return None
+    return (
+        "must find a class token where pool='token', but no stage has one. Give one a `token`, or use 'mean'."
+    )
 
 
 def other_width(previous: int, width: int) -> str:
@@ -153,13 +174,14 @@ class NeverGoesBack:
     early: tuple[type, ...]
 
     def __call__(self, block: Block, context: Context) -> str | None:
-        if not isinstance(block.mixer, self.early):
+        early = [m for m in (block.mixer, block.mixer2) if isinstance(m, self.early)]
+        if not early:
             return None
         stage, i = context.index("stages"), context.index("blocks")
         before = [b for s in context.root.stages[:stage] for b in s.blocks] + list(context.parent.blocks[:i])
-        if any(isinstance(b.mixer, self.late) for b in before):
+        if any(isinstance(m, self.late) for b in before for m in (b.mixer, b.mixer2)):
             return (
-                f"must not go back: {block.mixer.__class__.__name__} comes after one of "
+                f"must not go back: {early[0].__class__.__name__} comes after one of "
                 f"{', '.join(c.__name__ for c in self.late)}."
             )
         return None
@@ -177,10 +199,14 @@ class OneMixerPerStage:
     def __call__(self, block: Block, context: Context) -> str | None:
         if context.index("blocks") == 0:
             return None
-        first, mixer = context.parent.blocks[0].mixer.__class__, block.mixer.__class__
-        if mixer is first:
+        first, mixers = (
+            [m.__class__ for m in (b.mixer, b.mixer2) if m is not None]
+            for b in (context.parent.blocks[0], block)
+        )
+        if mixers == first:
             return None
-        return f"must mix as the first block of its stage does, with {first.__name__}: got {mixer.__name__}."
+        wanted, got = (" and ".join(c.__name__ for c in classes) for classes in (first, mixers))
+        return f"must mix as the first block of its stage does, with {wanted}: got {got}."
 
 
 def map_side(image_side: int, context: Context, *, before: bool = False) -> int:

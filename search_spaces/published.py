@@ -74,6 +74,8 @@ def from_pretrained(name: str, path: str | Path, classes: int | None = None) -> 
     if name not in POINTS:
         raise DataError(f"A published model must be one of {', '.join(sorted(POINTS))}: got {name!r}.")
     model = import_module(f"search_spaces.pretrained.{name}")
+    if not isinstance(path, (str, Path)):
+        raise DataError(f"A checkpoint must be a .safetensors file: got {path!r}.")
     path = Path(path)
     if not path.is_file():
         raise DataError(f"A checkpoint must be a .safetensors file that exists: got {path}.")

@@ -57,6 +57,8 @@ def from_path(
     Raises:
         DataError: nothing that can be read so, damaged images, or images of several sizes; names the file.
     """
+    if not isinstance(path, (str, Path)):
+        raise DataError(f"`data` must be a path: got {path!r}.")
     path = Path(path)
     if not path.exists():
         raise DataError(f"`data` must be a path that exists: no file or folder {path}.")

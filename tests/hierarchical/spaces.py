@@ -110,7 +110,7 @@ def every_arrangement(side: int = SIDE) -> Space:
 
 def every_token(side: int = SIDE, *, early: bool = True) -> Space:
     """A class token that joins the map at the first stage or at the second, with a position or not."""
-    token = ClassToken(oneof(False, True))
+    token = oneof(None, ClassToken(oneof(False, True)))
     mixer = oneof(Global(oneof(1, 2), bits=BITS), ConvProjection(2, oneof(1, 2)))
     block = Block(mixer, Mlp(oneof(1, 2)), placement=oneof("pre", "post"), norm=oneof(LayerNorm(), RMSNorm()))
     down, norm = DepthwisePooling(tokens=early), oneof(None, RMSNorm())
@@ -118,7 +118,7 @@ def every_token(side: int = SIDE, *, early: bool = True) -> Space:
         Stage(16, repeat(block, 1, 2), token=token if early else None, norm=norm),
         Stage(oneof(16, 32), repeat(block, 1, 2), down, token=None if early else token, norm=norm),
     )
-    head = Head(pool=oneof("token", "mean"))
+    head = Head(pool=oneof("token", "mean"))  # the former is refused without a token
     return Space(HierarchicalTransformer(PatchStem(oneof(2, 4)), stages, 5, 3, head), laws(side))
 
 

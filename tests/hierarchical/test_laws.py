@@ -14,11 +14,12 @@ from hierarchical.spaces import (
     every_token,
 )
 
-from nas.errors import DataError, SpaceError
+from nas.errors import DataError, LayoutError, SpaceError
 from nas.layers import (
     Block,
     ChannelMixer,
     Global,
+    LayerNorm,
     Mixer,
     Mlp,
     NoFfn,
@@ -28,11 +29,18 @@ from nas.layers import (
     Window,
 )
 from nas.layers.catalogue import members
+from nas.layers.downsampling.convolution import ConvDownsample
 from nas.layers.downsampling.depthwise_pooling import DepthwisePooling
+from nas.layers.downsampling.query_pooling import QueryPooling
+from nas.layers.mixers.channel import Channel
+from nas.layers.mixers.pooled import Pooled
 from nas.layers.mixers.pooling import Pooling
+from nas.layers.stems.convolution import ConvStem
 from nas.space import Constraint, Space, oneof, repeat
+from nas.supernet import Supernet
 from search_spaces import hierarchical
 from search_spaces.hierarchical import ClassToken, HierarchicalTransformer, Stage, laws
+from search_spaces.laws import NeverGoesBack, OneMixerPerStage
 
 
 def of_blocks(blocks):
@@ -253,3 +261,66 @@ def test_what_has_no_weights_has_one_name_at_all_bits():
     few = {"depths": (1, 1), "widths": ((16,),), "ffns": (Mlp(1),)}
     space = hierarchical.space(Task, mixers=(NoMixer(), Pooling(3)), bits=(4, 8, 32), **few)
     assert space.size == 2 * 3  # mixers; bits of the MLP
+
+
+def test_the_first_stage_follows_the_stem():
+    block = Block(Window(1, oneof(2, 4, 8)), Mlp(1))
+    stage = Stage(16, (block,), oneof(None, PatchMerging(), QueryPooling()))
+    space = Space(HierarchicalTransformer(PatchStem(1), (stage,), 3), laws(8))
+    assert space.size == 3
+    first = Stage(16, (Block(Window(1, 2), Mlp(1)),), PatchMerging())
+    with pytest.raises(SpaceError, match=r"`stages\.0` must have down=None, .*: got PatchMerging"):
+        space.check(HierarchicalTransformer(PatchStem(1), (first,), 3))
+
+
+def test_a_head_finds_its_token():
+    stage = Stage(16, (Block(Global(1), Mlp(1)),), token=oneof(None, ClassToken()))
+    head = hierarchical.Head(pool=oneof("token", "mean"))
+    assert Space(HierarchicalTransformer(PatchStem(2), (stage,), 3, 1, head), laws(8)).size == 3
+
+
+def test_no_stage_is_no_transformer():
+    with pytest.raises(SpaceError, match="`stages` of HierarchicalTransformer must hold one or more"):
+        HierarchicalTransformer(PatchStem(1), (), 3)
+
+
+def test_narrow_stems_are_refused():
+    stage = Stage(oneof(2, 3, 4, 8), (Block(Global(1), Mlp(1)),))
+    assert Space(HierarchicalTransformer(ConvStem(3), (stage,), 3), laws(8)).size == 2
+
+
+def test_kernels_of_both_parities_are_refused_when_the_bank_is_made():
+    stages = Stage(8, (Block(Global(1), Mlp(1)),)), Stage(8, (), ConvDownsample(oneof(2, 3)))
+    space = Space(HierarchicalTransformer(PatchStem(1), stages, 3), laws(8))
+    with pytest.raises(LayoutError, match=r"all odd or all even: got . and .*Choose values of one kind"):
+        Supernet(hierarchical.build, space)
+
+
+def test_orders_see_the_second_mixer_too():
+    block = Block(oneof(Global(1), Pooling(3)), Mlp(1), mixer2=oneof(None, Global(1), Pooling(3)))
+    stage = Stage(16, (block, block))
+    template = HierarchicalTransformer(PatchStem(1), (stage,), 3)
+    order = Constraint(Block, NeverGoesBack(late=(Global,), early=(Pooling,)))
+    rng, space = np.random.default_rng(0), Space(template, [order])
+    for _ in range(50):
+        first, second = space.sample(rng).stages[0].blocks
+        attends = any(isinstance(m, Global) for m in (first.mixer, first.mixer2))
+        assert not attends or not any(isinstance(m, Pooling) for m in (second.mixer, second.mixer2))
+    same = Space(template, [Constraint(Block, OneMixerPerStage())])
+    for _ in range(50):
+        first, second = same.sample(rng).stages[0].blocks
+        assert type(first.mixer) is type(second.mixer)
+        assert type(first.mixer2) is type(second.mixer2)
+
+
+@pytest.mark.parametrize(("mixer", "genes"), [(Channel, (2,)), (Pooled, (2, 2))])
+def test_norms_of_queries_and_keys_where_there_are_others(mixer, genes):
+    """They would be weights that nothing reads."""
+    with pytest.raises(SpaceError, match=f"`qk_norm` of {mixer.__name__} must be None"):
+        mixer(*genes, qk_norm=LayerNorm())
+
+
+@pytest.mark.parametrize("side", ["8", 0, 8.0])
+def test_laws_are_for_a_side(side):
+    with pytest.raises(SpaceError, match="`image_side` must be a whole number of pixels"):
+        laws(side)

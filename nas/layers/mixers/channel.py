@@ -17,6 +17,7 @@ class Channel(AttentionMixer):
     (XCiT, El-Nouby et al., 2021, §3.2; DAT, Chen et al., 2023, §3.2)."""
 
     value_dim: None = field(default=None, kw_only=True)  # a channel of the values answers to one of the keys
+    qk_norm: None = field(default=None, kw_only=True)  # keys and queries have norms of their own: of length 1
 
     def build(self, width: int) -> nn.Module:
         return ChannelAttention(width, self)

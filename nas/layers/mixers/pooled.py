@@ -34,6 +34,7 @@ class Pooled(AttentionMixer):
     kernel: int = gene(3, 5, default=3, kw_only=True, odd=True)
     norm: Norm = field(default=LayerNorm(), kw_only=True)
     value_dim: None = field(default=None, kw_only=True)  # queries are added to values: no gene here
+    qk_norm: None = field(default=None, kw_only=True)  # `norm` is that of queries, keys and values
 
     def build(self, width: int) -> nn.Module:
         return PooledAttention(width, self)

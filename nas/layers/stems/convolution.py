@@ -28,6 +28,11 @@ class ConvStem(Stem):
         return 2**self.depth
 
     def build(self, channels: int, width: int) -> nn.Module:
+        if width % 2 ** (self.depth - 1):
+            raise SpaceError(
+                f"A stem of {self.depth} convolutions must have a width that halves {self.depth - 1} times: "
+                f"got {width}. Choose another width, or a smaller `depth`."
+            )
         return Convolutions(channels, width, self)
 
 
