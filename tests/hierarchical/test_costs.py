@@ -88,7 +88,8 @@ def test_pieces_cost_what_the_whole_costs(make):
 @pytest.mark.parametrize("make", WITH_TOKENS, ids=["early token", "late token"])
 def test_beside_a_class_token_pieces_cost_nearly_what_the_whole_costs(make):
     """The whole never norms a token that is still a weight, and copies slices that a piece gets in order:
-    some small kernels more or less, and one token at the peak. Weights and products are the same."""
+    some small kernels more or less, and one token at the peak. Weights and products are the same. Some of
+    them have no token."""
     space, genes = drawn(make, WITH_TOKENS[make])
     figures, features = (of(space, SIDE)(genes) for of in (costs.figures, costs.features))
     products = [i for i, name in enumerate(FEATURES) if name.endswith("_mmacs")]
@@ -99,5 +100,6 @@ def test_beside_a_class_token_pieces_cost_nearly_what_the_whole_costs(make):
         np.testing.assert_allclose(by_pieces[same], whole[same], rtol=1e-12)
         np.testing.assert_allclose(counted[products], whole_counted[products], rtol=1e-9, atol=1e-9)
         activations, peak = (by_pieces[[2, 3]] - whole[[2, 3]]).tolist()
-        assert abs(activations) <= 0.1 * whole[2]
+        beside = any(stage.token is not None for stage in architecture.stages)
+        assert abs(activations) <= (0.1 if beside else 0.25) * whole[2]  # else: views of `PatchStem`
         assert peak in (0, 4 * architecture.stages[0].width, 4 * architecture.stages[1].width)
