@@ -19,6 +19,7 @@ from training.small import (
 )
 
 from nas.cluster import train_parallel
+from nas.cluster.local import connect
 from nas.errors import RunError
 from nas.tasks import Mix
 from nas.training import Sandwich, Subnets, train
@@ -80,6 +81,14 @@ def test_two_at_half_the_batch_give_the_gradients_of_one(recipe, task, tmp_path,
         assert_gradients(found, whole)
 
 
+@pytest.fixture(scope="module")
+def ray():
+    """Once for all: it takes seconds to start."""
+    stop = connect(3, None)
+    yield
+    stop()
+
+
 @dataclass(frozen=True)
 class Deadly(Subnets):
     """A sandwich of which, once, one of two processes does not come back."""
@@ -98,7 +107,7 @@ class Deadly(Subnets):
         return Sandwich().at(space, seed, step, progress)
 
 
-def test_a_process_that_dies_changes_nothing(task, tmp_path):
+def test_a_process_that_dies_changes_nothing(ray, task, tmp_path):
     """On Ray: the result is that of one process that was never disturbed."""
     whole = train(made_up_supernet(task), task, RECIPE, tmp_path / "whole").state()
     recipe = replace(RECIPE, workers=2, subnets=Deadly(str(tmp_path / "died")))
@@ -118,7 +127,7 @@ class Broken(Subnets):
         raise RunError("This step must not be made.")
 
 
-def test_an_error_is_told_once(task, tmp_path):
+def test_an_error_is_told_once(ray, task, tmp_path):
     recipe = replace(RECIPE, workers=2, subnets=Broken())
     with pytest.raises(RunError, match=r"^This step must not be made\.$"):
         train_parallel(made_up_supernet(task), task, recipe, tmp_path, by_value=HERE)
