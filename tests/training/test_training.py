@@ -26,7 +26,7 @@ from nas.errors import RunError
 from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import Mix
-from nas.training import Only, Recipe, SinglePath, Subnets, load_tensors, soft_loss, train
+from nas.training import Only, Recipe, SinglePath, load_tensors, soft_loss, train
 from search_spaces import hierarchical
 
 
@@ -279,13 +279,6 @@ def test_random_numbers_of_modules_are_those_of_the_step(task, tmp_path):
     assert equal(whole, train(Supernet(dropped, space), task, RECIPE, tmp_path / "cut").state())
 
 
-class Stepwise(Subnets):
-    """The largest; from some step on with a loss that is none."""
-
-    def at(self, space, seed, step, progress):
-        return [space.largest()]
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(task, supernet, tmp_path):
     broken = replace(task, images=np.full_like(task.images, np.inf))
     with pytest.raises(RunError, match=r"must stay finite, but is nan at step 0 for Hier.*no checkpoint yet"):
@@ -293,7 +286,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(task, supernet, tmp_path):
 
 
 def test_a_loss_that_explodes_stops_the_run(task, supernet, tmp_path):
-    wild = replace(RECIPE, learning_rate=50.0, warmup=0.9, explosion=2.0, epochs=20, subnets=Stepwise())
+    wild = replace(
+        RECIPE,
+        learning_rate=50.0,
+        warmup=0.9,
+        explosion=2.0,
+        epochs=20,
+        subnets=Only(supernet.space.largest()),
+    )
     message = (
         r"loss must not exceed 2 times that of the first steps, .* at step \d+ for Hier.*is .*step-\d+\.safe"
     )
