@@ -1,14 +1,15 @@
 """How far a subnet's inherited accuracy can be trusted: against subnets that were trained alone.
 
 Arrays are by subnet, seed and image: `inherited` bool (n, images), `alone` bool (n, seeds, images), what is
-right; `costs` (n,) in 10^6 multiply-accumulates; `bins` (n,), of which cost each subnet was drawn. Intervals
-are 95 % ones of a bootstrap over images and, within bins, subnets.
+right; `costs` (n,) in 10^6 multiply-accumulates; `bins` (n,), of which cost each subnet was drawn; `seen`
+bool (n,), whether a step may have trained it. Intervals are 95 % ones of a bootstrap over images and, within
+bins, subnets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -27,18 +28,19 @@ class Assessed:
     bins: np.ndarray
     inherited: np.ndarray
     alone: np.ndarray
+    seen: np.ndarray
+
+    def of(self, rows: np.ndarray) -> Assessed:
+        """Some subnets, given by number or as bool (n,)."""
+        return Assessed(*(values[rows] for values in vars(self).values()))
 
     def resampled(self, rng: np.random.Generator) -> Assessed:
         """Images, and subnets within each bin, drawn with replacement."""
         images = rng.integers(self.inherited.shape[1], size=self.inherited.shape[1])
-        groups = [np.flatnonzero(self.bins == b) for b in np.unique(self.bins)]
-        rows = np.concatenate([rng.choice(group, len(group)) for group in groups])
-        return Assessed(
-            self.costs[rows],
-            self.bins[rows],
-            self.inherited[rows][:, images],
-            self.alone[rows][:, :, images],
-        )
+        kinds = 2 * self.bins + self.seen
+        groups = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+        drawn = self.of(np.concatenate([rng.choice(group, len(group)) for group in groups]))
+        return replace(drawn, inherited=drawn.inherited[:, images], alone=drawn.alone[:, :, images])
 
 
 def kendall(a: np.ndarray, b: np.ndarray, pairs: np.ndarray) -> float:
@@ -61,7 +63,28 @@ def every(costs: np.ndarray) -> np.ndarray:
 
 
 def figures(assessed: Assessed) -> dict[str, float]:
-    """All figures by name: rank correlations, regrets and gaps (in points)."""
+    """All figures by name: rank correlations, regrets and gaps (in points), of the subnets that were seen in
+    training; then those of the unseen ones, and how far these lie off the curve of the others."""
+    found = _figures(assessed.of(assessed.seen))
+    if assessed.seen.all():
+        return found
+    found |= {f"unseen.{name}": value for name, value in _figures(assessed.of(~assessed.seen)).items()}
+    return found | {"unseen_off_curve": _off_curve(assessed)}
+
+
+def _off_curve(assessed: Assessed) -> float:
+    """By how many points more the unseen subnets inherit than the others of their bins, the mean over bins:
+    0 where they lie on the curve of accuracy over cost (MatFormer, Devvrit et al., 2023, §3.3)."""
+    inherited = 100 * assessed.inherited.mean(1)
+    differences = []
+    for b in np.unique(assessed.bins):
+        inside = assessed.bins == b
+        seen, unseen = (inherited[inside & which] for which in (assessed.seen, ~assessed.seen))
+        differences.append(unseen.mean() - seen.mean())
+    return float(np.mean(differences))
+
+
+def _figures(assessed: Assessed) -> dict[str, float]:
     inherited = 100 * assessed.inherited.mean(1)
     alone = 100 * assessed.alone.mean(2)  # (n, seeds)
     found: dict[str, float] = {}

@@ -259,6 +259,7 @@ def assess(
     width: Annotated[float, typer.Option(help="Half of a bin, as a share of its middle.")] = 0.05,
     subnets: Annotated[int, typer.Option(help="Subnets in each bin.")] = 10,
     seeds: Annotated[int, typer.Option(help="Trainings of each.")] = 2,
+    unseen: Annotated[int, typer.Option(help="Subnets in each bin that training leaves out, beside.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes of this machine; 0: this one alone.")] = 2,
     address: Address = None,
 ) -> None:
@@ -268,7 +269,7 @@ def assess(
     """
     phases = importlib.import_module("nas.phases")
     run = run.resolve()
-    what = phases.Assessment(bins, width, subnets, seeds)
+    what = phases.Assessment(bins, width, subnets, seeds, unseen)
     found, source = phases.reopened(run)
     options = {"resume": True, "needs_weights": True, "path": run, "on_error": "FINISHED", "address": address}
     with phases.open_run(found, source, run.parent, **options) as opened:

@@ -108,6 +108,9 @@ class Experiment:
     tracking: str | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        self.training.trained(self.space)
+
     def supernet(self) -> Supernet:
         """A new supernet, its weights initialised from the seed, then as `start` has them."""
         new = Supernet(self.build, self.space, layouts=self.layouts, bits=self.bits, seed=self.seed)

@@ -20,12 +20,12 @@ def right(accuracies, rng=None) -> np.ndarray:
     return rows if rng is None else rng.permuted(rows, axis=1)
 
 
-def assessed(inherited, alone, costs=None, bins=None) -> Assessed:
+def assessed(inherited, alone, costs=None, bins=None, seen=True) -> Assessed:
     n = len(inherited)
     costs = np.arange(n) * 0.001 + 1 if costs is None else np.array(costs, dtype=float)
     bins = np.zeros(n, dtype=int) if bins is None else np.array(bins)
     both = np.stack([right(a) for a in alone], 1)
-    return Assessed(costs, bins, right(inherited), both)
+    return Assessed(costs, bins, right(inherited), both, np.broadcast_to(seen, n))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -75,9 +75,10 @@ def test_intervals_hold_the_value_and_grow_with_noise():
     truth = np.linspace(40, 80, 24)
     bins = np.repeat([0, 1, 2], 8)
     costs = np.repeat([1.0, 2.0, 4.0], 8) * rng.uniform(0.97, 1.03, 24)
-    sure = Assessed(costs, bins, right(truth, rng), np.stack([right(truth, rng)] * 2, 1))
+    seen = np.ones(24, dtype=bool)
+    sure = Assessed(costs, bins, right(truth, rng), np.stack([right(truth, rng)] * 2, 1), seen)
     noisy_truth = truth + rng.normal(0, 8, 24)
-    noisy = Assessed(costs, bins, right(noisy_truth, rng), sure.alone)
+    noisy = Assessed(costs, bins, right(noisy_truth, rng), sure.alone, seen)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assessment, "RESAMPLES", 200)
         found = {name: with_intervals(a) for name, a in (("sure", sure), ("noisy", noisy))}
@@ -90,3 +91,24 @@ def test_intervals_hold_the_value_and_grow_with_noise():
         return high - low
 
     assert width("noisy") > 1.2 * width("sure")
+
+
+def test_what_training_left_out_is_told_apart():
+    inherited = [50, 40, 30, 20, 80, 70, 60, 50]
+    alone = [60, 50, 40, 30, 80, 70, 60, 50]
+    bins = [0, 0, 0, 0, 1, 1, 1, 1]
+    seen = [True, True, False, False] * 2
+    found = figures(assessed(inherited, [alone, alone], bins=bins, seen=seen))
+    first = [0, 1, 4, 5]
+    of_seen = assessed([inherited[i] for i in first], [[alone[i] for i in first]] * 2, bins=[0, 0, 1, 1])
+    assert {name: value for name, value in found.items() if not name.startswith("unseen")} == pytest.approx(
+        figures(of_seen), nan_ok=True
+    )
+    assert found["unseen.gap.0"] == pytest.approx(10)
+    assert found["unseen.gap.1"] == pytest.approx(0)
+    assert found["unseen_off_curve"] == pytest.approx(-20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assessment, "RESAMPLES", 50)
+        intervals = with_intervals(assessed(inherited, [alone, alone], bins=bins, seen=seen))
+    low, high = intervals["unseen_off_curve"]["interval_95"]
+    assert low < -20 < high

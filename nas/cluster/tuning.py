@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -16,7 +17,7 @@ from nas.cluster.local import connect
 from nas.errors import RunError
 
 REDUCTION = 3  # of those that reach a rung, one in so many goes on (Li et al., 2020)
-EPOCH, SCORE = "epoch", "score"
+EPOCH, SCORE, SECONDS = "epoch", "score", "core_seconds"
 
 Settings = dict[str, Any]
 Report = Callable[..., None]
@@ -82,7 +83,7 @@ def _tune(
     on_trial: Callable[[Tried], None],
     by_value: Sequence[ModuleType],
 ) -> list[Tried]:
-    _quiet()
+    _prepare(by_value)
     import optuna
     import ray
     from ray import tune as ray_tune
@@ -91,9 +92,6 @@ def _tune(
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    for module in by_value:
-        ray.cloudpickle.register_pickle_by_value(module)
-    pickle_torch_namespaces_by_name()
     database = optuna.storages.RDBStorage(f"sqlite:///{storage}")
     done = _finished(database, optuna)
     left = samples - len(done)
@@ -112,6 +110,11 @@ def _tune(
         def trainable(config: Settings) -> None:
             objective(ray.get(reference), config, _report)
 
+        numbers = count(len(done))
+
+        def ended(config: Settings, figures: dict[str, Any]) -> None:
+            on_trial(Tried(next(numbers), config, float(figures[SCORE]), int(figures[EPOCH])))
+
         with TemporaryDirectory(prefix="nas-tune-") as folder:
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(trainable, {"cpu": 1}),
@@ -128,7 +131,7 @@ def _tune(
                     num_samples=left,
                 ),
                 run_config=ray_tune.RunConfig(
-                    name="tune", storage_path=folder, verbose=0, callbacks=[_follower(len(done), on_trial)]
+                    name="tune", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
                 ),
             )
             tuner.fit()
@@ -147,19 +150,23 @@ def several(
     items: Sequence[Any],
     *,
     patience: int,
+    on_end: Callable[[Any, dict[str, Any]], None],
     workers: int = 2,
     address: str | None = None,
     by_value: Sequence[ModuleType] = (),
-) -> list[tuple[Any, dict[str, Any]]]:
+) -> None:
     """`objective(shared, item, report)` of each item; one whose score has not moved for `patience` epochs is
-    ended. Returns (item, its last epoch, score and core_seconds).
+    ended.
+
+    Args:
+        on_end: takes an item as soon as it has ended, its last epoch, score and core_seconds.
 
     Raises:
-        RunError: one failed; says which.
+        RunError: one failed; says why, after all the others ended.
     """
     disconnect = connect(workers, address)
     try:
-        return _several(objective, shared, items, patience, by_value)
+        _several(objective, shared, items, patience, on_end, by_value)
     finally:
         disconnect()
 
@@ -169,20 +176,21 @@ def _several(
     shared: Any,
     items: Sequence[Any],
     patience: int,
+    on_end: Callable[[Any, dict[str, Any]], None],
     by_value: Sequence[ModuleType],
-) -> list[tuple[Any, dict[str, Any]]]:
-    _quiet()
+) -> None:
+    _prepare(by_value)
     import ray
     from ray import tune as ray_tune
     from ray.tune.stopper import TrialPlateauStopper
 
-    for module in by_value:
-        ray.cloudpickle.register_pickle_by_value(module)
-    pickle_torch_namespaces_by_name()
     reference, whole = ray.put(shared), ray.put(list(items))
 
     def trainable(config: Settings) -> None:
         objective(ray.get(reference), ray.get(whole)[config["item"]], _report)
+
+    def ended(config: Settings, figures: dict[str, Any]) -> None:
+        on_end(items[config["item"]], figures)
 
     stopper = TrialPlateauStopper(SCORE, std=1e-9, num_results=patience, grace_period=patience)
     with TemporaryDirectory(prefix="nas-tune-") as folder:
@@ -190,30 +198,31 @@ def _several(
             ray_tune.with_resources(trainable, {"cpu": 1}),
             param_space={"item": ray_tune.grid_search(list(range(len(items))))},
             tune_config=ray_tune.TuneConfig(metric=SCORE, mode="max"),
-            run_config=ray_tune.RunConfig(name="several", storage_path=folder, verbose=0, stop=stopper),
+            run_config=ray_tune.RunConfig(
+                name="several", storage_path=folder, verbose=0, stop=stopper, callbacks=[_follower(ended)]
+            ),
         ).fit()
-        found = []
-        for result in results:
-            if result.error is not None:
-                raise RunError(
-                    f"Training must not fail, but did: {str(result.error).strip().splitlines()[-1]}"
-                )
-            figures = {name: result.metrics[name] for name in (EPOCH, SCORE, "core_seconds")}
-            found.append((items[result.config["item"]], figures))
-    return found
+    if errors := [result.error for result in results if result.error is not None]:
+        raise RunError(f"Training must not fail, but did: {str(errors[0]).strip().splitlines()[-1]}")
 
 
 def _report(epoch: int, score: float, core_seconds: float = 0.0) -> None:
     from ray import tune as ray_tune
 
-    ray_tune.report({EPOCH: epoch, SCORE: score, "core_seconds": core_seconds})
+    ray_tune.report({EPOCH: epoch, SCORE: score, SECONDS: core_seconds})
 
 
-def _quiet() -> None:
+def _prepare(by_value: Sequence[ModuleType]) -> None:
+    """Tune says little, and workers get the modules that they cannot import."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    import ray
+
+    for module in by_value:
+        ray.cloudpickle.register_pickle_by_value(module)
+    pickle_torch_namespaces_by_name()
 
 
 STUDY = "recipe"
@@ -231,23 +240,21 @@ def _finished(database: Any, optuna: Any) -> list[Tried]:
     ]
 
 
-def _follower(done: int, on_trial: Callable[[Tried], None]) -> Any:
+def _follower(on_end: Callable[[Settings, dict[str, Any]], None]) -> Any:
     from ray.tune import Callback
 
     class Follower(Callback):
-        """Tells of each trial that ends."""
+        """Tells of each trial that ends: its configuration, last epoch, score and core_seconds."""
 
-        def __init__(self, count: int, on_trial: Callable[[Tried], None]) -> None:
-            self.count, self.on_trial = count, on_trial
+        def __init__(self, on_end: Callable[[Settings, dict[str, Any]], None] | None) -> None:
+            self.on_end = on_end
 
-        def __getstate__(self) -> dict[str, Any]:  # Tune keeps a copy of everything, to restore it from
-            return {"count": self.count, "on_trial": None}
+        def __reduce__(self) -> tuple[Any, ...]:  # Tune keeps a copy of everything, to restore it from
+            return Follower, (None,)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             result = trial.last_result or {}
-            if SCORE in result:
-                epochs, score = int(result[EPOCH]), float(result[SCORE])
-                self.on_trial(Tried(self.count, dict(trial.config), score, epochs))
-                self.count += 1
+            if SCORE in result and self.on_end is not None:
+                self.on_end(dict(trial.config), {name: result[name] for name in (EPOCH, SCORE, SECONDS)})
 
-    return Follower(done, on_trial)
+    return Follower(on_end)

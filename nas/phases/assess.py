@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,60 +14,21 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from nas.architecture import architecture_id
 from nas.assessment import Assessed, with_intervals
 from nas.cluster import each
 from nas.console import bar, console
-from nas.devices.costs import macs
-from nas.errors import RunError, SpaceError
+from nas.errors import RunError
 from nas.evaluation import statistics
+from nas.phases.chosen import Assessment, Chosen, choose
 from nas.phases.run import Run
 from nas.report.assessment import draw_assessment
 from nas.rundir import write_atomically
-from nas.space import Within
 from nas.supernet import Supernet
 from nas.tasks import Split, Task
 from nas.threads import cpu_threads
-from nas.training import Only, Recipe, train
+from nas.training import train
 
 SPLIT: Split = "test"
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """What is assessed.
-
-    Attributes:
-        bins: of cost, evenly spaced in its logarithm between the smallest and the largest subnet's.
-        width: half of a bin, as a share of its middle.
-        subnets: drawn in each bin.
-        seeds: trainings of each.
-    """
-
-    bins: int = 3
-    width: float = 0.05
-    subnets: int = 10
-    seeds: int = 2
-
-    def __post_init__(self) -> None:
-        for name, least in (("bins", 1), ("subnets", 2), ("seeds", 1)):
-            if getattr(self, name) < least:
-                raise RunError(f"`--{name}` must be {least} or more: got {getattr(self, name)}.")
-        if not 0 < self.width < 1:
-            raise RunError(f"`--width` must be a share between 0 and 1: got {self.width}.")
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A subnet of a bin."""
-
-    architecture: Any
-    cost: float
-    bin: int
-
-    @property
-    def id(self) -> str:
-        return architecture_id(self.architecture)
 
 
 @dataclass(frozen=True)
@@ -82,15 +43,14 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
     """Trains subnets alone, as the supernet was (same recipe, epochs and images), and compares; writes
     `assessment/` with the raw predictions, assessment.json and a picture. What is there is not done again."""
     _require_classes(run.experiment.task)
+    chosen = choose(run.experiment, assessment)
     folder = run.directory.path / "assessment"
     folder.mkdir(exist_ok=True)
-    chosen = list(_chosen(run, assessment))
     todo = [(c, s) for c in chosen for s in range(assessment.seeds) if not _file(folder, c, s).exists()]
     console.print(
         f"Assessment: {len(chosen)} subnets, {assessment.seeds} trainings each; {len(todo)} are left to do."
     )
-    experiment = replace(run.experiment, training=replace(run.experiment.training, workers=1))
-    shared = Shared(experiment, folder.resolve())
+    shared = Shared(run.experiment, folder.resolve())
     with bar("Train subnets alone", len(todo)) as progress:
         options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
         for (subnet, seed), right in each(_train_alone, shared, todo, **options):
@@ -101,6 +61,7 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
         np.array([c.bin for c in chosen]),
         np.array([_inherited(run, c, folder) for c in chosen]),
         np.array([[_read(_file(folder, c, s)) for s in range(assessment.seeds)] for c in chosen]),
+        np.array([c.seen for c in chosen]),
     )
     results = _results(run, assessment, chosen, assessed)
     path = run.directory.path / "assessment.json"
@@ -113,37 +74,10 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
     return results
 
 
-def _chosen(run: Run, assessment: Assessment) -> Iterator[Chosen]:
-    """The subnets, the same at each call."""
-    space, features = run.experiment.space, run.experiment.costs()
-
-    def cost(genes: np.ndarray) -> np.ndarray:
-        return macs(features(genes))
-
-    least, most = cost(np.array([space.encode(a) for a in (space.smallest(), space.largest())])).tolist()
-    middles = np.geomspace(least, most, assessment.bins + 2)[1:-1]
-    for b, middle in enumerate(middles):
-        low, high = middle * (1 - assessment.width), middle * (1 + assessment.width)
-        within, rng = Within(space, cost, float(low), float(high)), np.random.default_rng(b)
-        found: dict[tuple[int, ...], None] = {}
-        for _ in range(50 * assessment.subnets):
-            found[tuple(within.sample_genes(rng).tolist())] = None
-            if len(found) == assessment.subnets:
-                break
-        if len(found) < 2:
-            raise SpaceError(
-                f"A bin of costs must hold 2 subnets or more: {low:.3g} to {high:.3g} MMACs holds "
-                f"{len(found)}. Raise --width, or lower --bins."
-            )
-        genes = np.array(list(found))
-        for row, value in zip(genes, cost(genes), strict=True):
-            yield Chosen(space.decode(row), float(value), b)
-
-
 def _train_alone(shared: Shared, item: tuple[Chosen, int]) -> np.ndarray:
     """Which images of `SPLIT` a subnet answers right that was trained alone, bool (images,)."""
     (subnet, seed), experiment = item, shared.experiment
-    recipe: Recipe = replace(experiment.training, subnets=Only(subnet.architecture), threads=1)
+    recipe = replace(experiment.training.alone(subnet.architecture), threads=1)
     alone = experiment.alone(subnet.architecture, 1000 + seed)
     work = shared.folder / "unfinished" / f"{subnet.id}-{seed}"
     train(alone, experiment.task, recipe, work, seed=1000 + seed)
@@ -211,6 +145,7 @@ def _results(
             "id": c.id,
             "bin": c.bin,
             "mmacs": c.cost,
+            "seen": c.seen,
             "inherited": float(100 * assessed.inherited[i].mean()),
             "alone": accuracies[i].tolist(),
         }

@@ -23,7 +23,7 @@ from nas.phases.verify import Entry, mark_front
 from nas.reading import read_run
 from nas.rundir import write_atomically
 from nas.supernet import Supernet
-from nas.training import Distillation, Epoch, Only, load_tensors, save_tensors, train
+from nas.training import Distillation, Epoch, load_tensors, save_tensors, train
 
 INHERITED, FINE_TUNED, SCRATCH = "inherited", "fine-tuned", "from scratch"
 FOLDER, INDEX = "finetuned", "finetuned.json"
@@ -97,14 +97,15 @@ def finetune(run: Run, entries: Sequence[Entry], what: Finetuning, workers: int)
     if pieces:
         shared = Shared(run.experiment, run.supernet, _teacher(run, what), what, folder.resolve())
         with bar("Train on", len(pieces)) as progress:
-            options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
-            ended = several(_train_on, shared, pieces, patience=what.patience, **options)
-            for piece, figures in ended:
+
+            def ended(piece: Piece, figures: dict[str, Any]) -> None:
                 known[piece.id, piece.kind] = _record(run, piece, figures, folder)
-                write_atomically(
-                    run.directory.path / INDEX, json.dumps(list(known.values()), indent=1) + "\n"
-                )
+                records = json.dumps(list(known.values()), indent=1) + "\n"
+                write_atomically(run.directory.path / INDEX, records)
                 progress.advance(f"{piece.id} {piece.kind}: {figures['score']:.2f}")
+
+            options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
+            several(_train_on, shared, pieces, patience=what.patience, on_end=ended, **options)
     _mark(run, set(architectures), known)
     _print(run, known, list(architectures))
     return [known[key] for key in known if key[0] in architectures]
@@ -141,9 +142,7 @@ def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
     """Trains one subnet, keeps its best weights by *search*, reports that and the core-seconds."""
     experiment, what = shared.experiment, shared.what
     alone = experiment.alone(piece.architecture, experiment.seed)
-    recipe = replace(
-        experiment.training, subnets=Only(piece.architecture), workers=1, threads=1, ema=0.0, project=False
-    )
+    recipe = replace(experiment.training.alone(piece.architecture), threads=1, ema=0.0, project=False)
     if piece.kind == FINE_TUNED:
         latent = shared.supernet.extract(piece.architecture, quantized=False)
         alone = alone.with_weights(latent, piece.architecture)

@@ -26,6 +26,7 @@ from nas.space.holes import Between, OneOf, Repeat, Tied
 from nas.space.membership import listing, matches, require_disjoint_options
 from nas.space.memo import Known, Memo
 from nas.space.views import Context, Reader, materialise
+from nas.space.without import without
 
 _HOLES = (OneOf, Repeat, Between, Tied)
 
@@ -121,6 +122,17 @@ class Space:
         rules = ";".join(f"{c.on.__name__}:{_name_of(c.rule)}" for c in self.constraints)
         return digest(f"{canonical(self.template)}|{rules}|{self.size}")
 
+    def without(self, name: str, options: Sequence[Any]) -> Space:
+        """The same space, in which no `oneof` of a field (or tie) called `name` has any of `options`.
+
+        Raises:
+            SpaceError: no such hole has one of them, has no other, or no architecture is left.
+
+        Example:
+            >>> space.without("ratio", [0.75, 1.5])
+        """
+        return Space(without(self.template, name, options), self.constraints)
+
     # --- values --------------------------------------------------------------------------------
 
     def id(self, architecture: Any) -> str:
@@ -133,6 +145,13 @@ class Space:
     def from_json(self, data: Any) -> Any:
         """The architecture that `data` describes; builds only classes that this space reaches."""
         return from_json(data, self.classes)
+
+    def __contains__(self, architecture: object) -> bool:
+        try:
+            self.check(architecture)
+        except SpaceError:
+            return False
+        return True
 
     def check(self, architecture: Any) -> None:
         """Raises SpaceError, naming the path, unless `architecture` is a legal member of this space."""

@@ -111,6 +111,7 @@ class _Training:
     ) -> None:
         self.task, self.recipe, self.folder, self.seed, self.group = task, recipe, folder, seed, group
         self.device = _device(recipe.device)
+        self.trained = recipe.trained(supernet.space)
         self.supernet = supernet.to(self.device)
         matrices = supernet.matrices()
         groups = recipe.groups({name: name in matrices for name in supernet.bank})
@@ -216,7 +217,7 @@ class _Training:
     def _step(self, batches: list[Batch]) -> tuple[float, list[Tally]]:
         """One update from all subnets of the step; loss of the first, tallies of the first two."""
         recipe = self.recipe
-        drawn = recipe.subnets.at(self.supernet.space, self.seed, self.step, self.step / self.steps)
+        drawn = recipe.subnets.at(self.trained, self.seed, self.step, self.step / self.steps)
         architectures = [a for a in drawn if self.supernet.holds(a)] or drawn
         gradients, others = Gradients(), Gradients()
         tallies, loss = [Tally(), Tally()], 0.0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from nas.errors import RunError
+from nas.space import Space
 from nas.tasks.mixing import Mix
 from nas.training.distillation import Distillation
 from nas.training.optimizer import Group
-from nas.training.subnets import Sandwich, Subnets
+from nas.training.subnets import Only, Sandwich, Subnets
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Recipe:
         weight_decay: AdamW's, on matrices alone.
         clip: largest norm of the gradient.
         subnets: which architectures a step trains.
+        withheld: (last part of a gene's name, options) that no step trains, such as ``(("ratio", (1.5,)),)``:
+            `nas assess --unseen` says how well the bank does what it was never trained for.
         distillation: what they learn from beside the labels.
         project: whether the largest subnet's gradient loses, parameter by parameter, what opposes the others'
             (NASViT, Gong et al., 2022, §3.2).
@@ -49,6 +53,7 @@ class Recipe:
     warmup: float = 0.05
     clip: float = 1.0
     subnets: Subnets = field(default_factory=Sandwich)
+    withheld: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     distillation: Distillation = Distillation()
     project: bool = False
     mix: Mix = Mix()
@@ -81,6 +86,11 @@ class Recipe:
                 raise RunError(f"`training.{name}` must be {law}: got {getattr(self, name)!r}.")
         if any(type(side) is not int or side < 1 for side in self.resolutions):
             raise RunError(f"`training.resolutions` must be sides in pixels: got {self.resolutions!r}.")
+        if not all(_names_options(entry) for entry in self.withheld):
+            raise RunError(
+                f"`training.withheld` must hold pairs of a name and a tuple of options, as in "
+                f"(('ratio', (1.5,)),): got {self.withheld!r}."
+            )
         for pattern, factor in self.rates:
             try:
                 re.compile(pattern)
@@ -90,6 +100,16 @@ class Recipe:
                 raise RunError(
                     f"`training.rates` must have factors of at least 0: got {factor} for {pattern!r}."
                 )
+
+    def trained(self, space: Space) -> Space:
+        """The part of `space` that steps draw from."""
+        for name, options in self.withheld:
+            space = space.without(name, options)
+        return space
+
+    def alone(self, architecture: Any) -> Recipe:
+        """This recipe for one architecture that is trained as a plain model, in this process."""
+        return replace(self, subnets=Only(architecture), withheld=(), workers=1)
 
     def rate(self, progress: float) -> float:
         """Learning rate at `progress` (0 … 1) of the training."""
@@ -106,3 +126,8 @@ class Recipe:
 
     def _factor(self, name: str) -> float:
         return next((factor for pattern, factor in self.rates if re.fullmatch(pattern, name)), 1.0)
+
+
+def _names_options(entry: Any) -> bool:
+    pair = isinstance(entry, tuple) and len(entry) == 2
+    return pair and isinstance(entry[0], str) and isinstance(entry[1], tuple) and bool(entry[1])

@@ -36,6 +36,10 @@ class Subnets(ABC):
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
         """The architectures of a step; `progress` is the share of the training that is over, 0 … 1."""
 
+    def trains(self, space: Space, architecture: Any) -> bool:
+        """Whether some step may train `architecture`, a member of `space`."""
+        return True
+
 
 @dataclass(frozen=True)
 class Only(Subnets):
@@ -45,6 +49,9 @@ class Only(Subnets):
 
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
         return [self.architecture]
+
+    def trains(self, space: Space, architecture: Any) -> bool:
+        return bool(architecture == self.architecture)
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,20 @@ class Nested(Subnets):
             raise RunError(f"`rest` must be 'largest' or 'random': got {self.rest!r}.")
 
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
-        named = _named(space, self.gene)
-        genes = (
-            space.encode(space.largest()) if self.rest == "largest" else space.sample_genes(_rng(seed, step))
+        largest = self.rest == "largest"
+        genes = space.encode(space.largest()) if largest else space.sample_genes(_rng(seed, step))
+        return self._granular(space, genes)
+
+    def trains(self, space: Space, architecture: Any) -> bool:
+        """One granularity in all blocks, and else the largest where `rest` says so."""
+        largest = self.rest == "largest"
+        return architecture in self._granular(
+            space, space.encode(space.largest() if largest else architecture)
         )
+
+    def _granular(self, space: Space, genes: np.ndarray) -> list[Any]:
+        """`genes` at each granularity, the largest first."""
+        named = _named(space, self.gene)
         found: dict[Any, None] = {}
         for level in range(max(space.genes[i].cardinality for i in named)):
             granular = genes.copy()

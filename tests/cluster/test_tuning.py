@@ -57,19 +57,30 @@ def test_nothing_that_works_is_an_error(tmp_path):
         tune(fails, None, SPACE, tmp_path / "b.db", samples=2, epochs=2, by_value=HERE)
 
 
+def fails_at_one(shared, item, report):
+    if item == 1:
+        raise ValueError("no training")
+    rises_until(shared, item, report)
+
+
 def rises_until(best, item, report):
     for epoch in range(1, 13):
         report(epoch, float(min(epoch, item)), 0.5 * epoch)
 
 
 def test_several_end_when_they_get_no_better():
-    found = several(rises_until, None, [2, 5, 20], patience=3, by_value=HERE)
-    figures = dict(found)
-    assert [item for item, _ in found] == [2, 5, 20]
+    figures = {}
+    several(rises_until, None, [2, 5, 20], patience=3, on_end=figures.__setitem__, by_value=HERE)
+    assert set(figures) == {2, 5, 20}
     assert (figures[20]["epoch"], figures[20]["score"]) == (12, 12.0)
     assert figures[2]["score"] == 2.0
     assert figures[5]["score"] == 5.0
     assert 4 <= figures[2]["epoch"] < figures[5]["epoch"] < 12
     assert figures[5]["core_seconds"] == 0.5 * figures[5]["epoch"]
+
+
+def test_what_ended_is_told_also_where_another_fails():
+    ended = []
     with pytest.raises(RunError, match=r"Training must not fail, but did: .*no training"):
-        several(fails, None, [1], patience=3, by_value=HERE)
+        several(fails_at_one, None, [1, 3], patience=3, on_end=lambda i, _: ended.append(i), by_value=HERE)
+    assert ended == [3]

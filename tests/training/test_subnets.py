@@ -52,6 +52,7 @@ def test_seed_and_step_decide_and_all_are_legal(rule, space):
         assert chosen == rule.at(space, 0, step, step / 12)
         for architecture in chosen:
             space.check(architecture)
+            assert rule.trains(space, architecture)
         seen.append(tuple(chosen))
         if rule.teaches:
             assert chosen[0] == space.largest()
@@ -73,6 +74,8 @@ def test_sandwich(space):
 def test_one_alone(space):
     architecture = space.smallest()
     assert Only(architecture).at(space, 0, 3, 0.5) == [architecture]
+    assert Only(architecture).trains(space, architecture)
+    assert not Only(architecture).trains(space, space.largest())
 
 
 class TestNested:
@@ -93,6 +96,13 @@ class TestNested:
             assert len({tuple((s.width, len(s.blocks)) for s in a.stages) for a in chosen}) == 1
             widths.add(chosen[0].stages[0].width)
         assert widths == {8, 16}
+
+    def test_mixed_granularities_are_never_trained(self, space):
+        rng = np.random.default_rng(0)
+        for architecture in (space.sample(rng) for _ in range(100)):
+            alike = len({block.ffn.ratio for stage in architecture.stages for block in stage.blocks}) == 1
+            assert Nested("ratio", rest="random").trains(space, architecture) == alike
+            assert not Nested("ratio").trains(space, architecture)  # which keeps all else at the largest
 
     def test_a_choice_that_is_not_there(self, space):
         with pytest.raises(RunError, match=r"the name of a choice of the space: got 'rtio' among .*ratio"):

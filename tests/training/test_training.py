@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -22,11 +22,12 @@ from training.small import (
     stop_at_step,
 )
 
-from nas.errors import RunError
+from nas.errors import RunError, SpaceError
+from nas.experiment import Experiment
 from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import Mix
-from nas.training import Only, Recipe, SinglePath, load_tensors, soft_loss, train
+from nas.training import Only, Recipe, Sandwich, SinglePath, load_tensors, soft_loss, train
 from search_spaces import hierarchical
 
 
@@ -139,6 +140,42 @@ def test_rates_are_of_the_first_pattern_that_fits(task, supernet, tmp_path):
     assert not any(n.startswith("stem.") for n in moved)
     assert "head.linear.weight" in moved
     assert {recipe.groups(dict.fromkeys(before, True))[n].rate for n in before} == {0.0, 0.5}
+
+
+@dataclass(frozen=True)
+class Noting(Sandwich):
+    """Keeps what it drew."""
+
+    drawn: list = field(default_factory=list, compare=False)
+
+    def at(self, space, seed, step, progress):
+        self.drawn.append(super().at(space, seed, step, progress))
+        return self.drawn[-1]
+
+
+def test_what_is_withheld_is_not_trained(task, supernet, tmp_path):
+    rule = Noting(random=3)
+    recipe = replace(RECIPE, epochs=2, subnets=rule, withheld=(("ratio", (3,)), ("width", (8,))))
+    before = {n: t.clone() for n, t in supernet.state().items()}
+    train(supernet, task, recipe, tmp_path)
+    seen = [a for step in rule.drawn for a in step]
+    assert {b.ffn.ratio for a in seen for s in a.stages for b in s.blocks} == {1, 2}
+    assert {s.width for a in seen for s in a.stages} == {16, 24}
+    up = "stages.0.blocks.0.ffn.up.weight"
+    after = supernet.state()[up]
+    assert torch.equal(after[32:], before[up][32:])  # of 48, ratio 3
+    assert not torch.equal(after[:32], before[up][:32])
+
+
+def test_what_cannot_be_withheld_stops_before_any_work(task, supernet, tmp_path):
+    recipe = replace(RECIPE, withheld=(("ratio", (5,)),))
+    for attempt in (
+        lambda: train(supernet, task, recipe, tmp_path / "new"),
+        lambda: Experiment("a", task, supernet.space, hierarchical.build, training=recipe),
+    ):
+        with pytest.raises(SpaceError, match="option of a `oneof` called `ratio`: got 5"):
+            attempt()
+    assert not (tmp_path / "new").exists()
 
 
 def test_only_matrices_decay(supernet):
@@ -349,6 +386,8 @@ class TestCheckpoints:
         ({"ema": 1.0}, "`training.ema` must be a decay"),
         ({"explosion": 1.0}, "`training.explosion` must be above 1"),
         ({"resolutions": (8, 0)}, "`training.resolutions` must be sides in pixels"),
+        ({"withheld": (("ratio", 2),)}, "`training.withheld` must hold pairs of a name and a tuple"),
+        ({"withheld": (("ratio", ()),)}, "`training.withheld` must hold pairs of a name and a tuple"),
         ({"rates": (("(", 1.0),)}, "must hold regular expressions: got '\\('"),
         ({"rates": ((".*", -1.0),)}, "must have factors of at least 0: got -1"),
     ],

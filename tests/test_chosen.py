@@ -1,0 +1,63 @@
+"""Subnets that a supernet is assessed by: of the costs that were asked for, trained ones and left-out ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from training.small import RECIPE, made_up_task
+
+from nas.errors import SpaceError
+from nas.experiment import Experiment
+from nas.phases.chosen import Assessment, choose
+from nas.training import Nested
+from search_spaces import costs, hierarchical
+
+WHAT = Assessment(bins=2, subnets=4, unseen=3, width=0.2)
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Experiment:
+    task = made_up_task()
+    space = hierarchical.space(task, widths=((8, 16), (16, 24)), depths=(1, 2), bits=(32,))
+    return Experiment("a", task, space, hierarchical.build, costs.features(space, 8), training=RECIPE)
+
+
+def ratios(architecture) -> set[int]:
+    return {block.ffn.ratio for stage in architecture.stages for block in stage.blocks}
+
+
+def test_without_a_rule_that_leaves_something_out_all_are_trained(experiment):
+    chosen = choose(experiment, replace(WHAT, unseen=0))
+    assert [(c.bin, c.seen) for c in chosen] == [(0, True)] * 4 + [(1, True)] * 4
+    assert len({c.id for c in chosen}) == 8
+    assert chosen == choose(experiment, replace(WHAT, unseen=0))
+    with pytest.raises(SpaceError, match="`--unseen` must have subnets that the training leaves out"):
+        choose(experiment, WHAT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [
+        ({"withheld": (("ratio", (2,)),)}, lambda a: 2 not in ratios(a)),
+        ({"subnets": Nested("ratio", rest="random")}, lambda a: len(ratios(a)) == 1),
+    ],
+    ids=["withheld", "nested"],
+)
+def test_what_is_trained_and_what_is_not(experiment, settings, seen):
+    trained = replace(experiment, training=replace(RECIPE, **settings))
+    chosen = choose(trained, WHAT)
+    assert [(c.bin, c.seen) for c in chosen] == [(b, s) for b in (0, 1) for s in [True] * 4 + [False] * 3]
+    assert all(seen(c.architecture) == c.seen for c in chosen)
+    for b in (0, 1):
+        of_bin = [c.cost for c in chosen if c.bin == b]
+        assert max(of_bin) / min(of_bin) <= 1.2 / 0.8
+    cost = costs.Mmacs(8)(experiment.space)
+    for c in chosen:
+        assert c.cost == pytest.approx(float(cost(experiment.space.encode(c.architecture)[None])[0]))
+
+
+def test_a_bin_that_the_training_never_enters(experiment):
+    only = replace(experiment, training=replace(RECIPE, subnets=Nested("ratio")))  # all else at its largest
+    with pytest.raises(SpaceError, match="A bin of costs must hold 2 subnets or more: .* holds [01]"):
+        choose(only, WHAT)
