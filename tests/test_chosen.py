@@ -1,4 +1,4 @@
-"""Subnets that a supernet is assessed by: of the costs that were asked for, trained ones and left-out ones."""
+"""Subnets that a supernet is assessed by: of the costs that were asked for, trained or left out."""
 
 from __future__ import annotations
 
@@ -59,5 +59,5 @@ def test_what_is_trained_and_what_is_not(experiment, settings, seen):
 
 def test_a_bin_that_the_training_never_enters(experiment):
     only = replace(experiment, training=replace(RECIPE, subnets=Nested("ratio")))  # all else at its largest
-    with pytest.raises(SpaceError, match="A bin of costs must hold 2 subnets or more: .* holds [01]"):
+    with pytest.raises(SpaceError, match=r"A bin of costs must hold 2 subnets or more: .* holds [01]"):
         choose(only, WHAT)
