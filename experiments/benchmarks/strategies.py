@@ -17,7 +17,6 @@ The call without a share does what is left and writes what all of them say.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -30,16 +29,8 @@ import numpy as np
 import torch
 
 from experiments import cifar10_small
-from experiments.benchmarks.mixing import (
-    BUDGET,
-    SCALE,
-    SEEDS,
-    Piece,
-    front,
-    packed,
-    predictions,
-    select,
-)
+from experiments.benchmarks.mixing import BUDGET, SCALE, SEEDS
+from experiments.benchmarks.pieces import Piece, epochs_for, found_by, front, predictions, select, share_of
 from experiments.benchmarks.results import FOLDER, write
 from nas.space import Space
 from nas.supernet import Supernet
@@ -83,10 +74,9 @@ PIECES = [(arm, seed) for seed in SEEDS for arm in ARMS]
 def main(data: str, share: str = "") -> None:
     torch.set_num_threads(1)
     task = cifar10_small.cifar10(data).fewer(search=SEARCHED)
-    RAW.mkdir(parents=True, exist_ok=True)
-    epochs = epochs_for(task)
-    first, shares = map(int, share.split("/")) if share else (0, 1)
-    for arm, seed in PIECES[first::shares]:
+    arms = {arm: (lambda: _supernet(task), recipe) for arm, recipe in ARMS.items()}
+    epochs = epochs_for(RAW / "epochs.json", BUDGET, arms, task)
+    for arm, seed in share_of(PIECES, share):
         if not _file(arm, seed).exists():
             piece(task, arm, seed, epochs[arm])
     if not share:
@@ -95,36 +85,28 @@ def main(data: str, share: str = "") -> None:
 
 def piece(task: ImageClassification, arm: str, seed: int, epochs: int) -> None:
     """Trains, searches and judges one supernet; writes its predictions."""
-    space = cifar10_small.space(task)
-    recipe = replace(ARMS[arm], epochs=epochs)
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
-        supernet = train(
-            Supernet(hierarchical.build, space, seed=seed), task, recipe, Path(folder), seed=seed
-        )
+        supernet = _supernet(task, seed)
+        train(supernet, task, replace(ARMS[arm], epochs=epochs), Path(folder), seed=seed)
         trained = time.process_time()
-        trials = front(supernet, task, Path(folder), seed)
+        trials = front(supernet, task, Path(folder), seed, COST(supernet.space))
         searched = time.process_time()
-    n = len(select(task))
-    rows = {
-        "select": [predictions(supernet, t.architecture, task, n) for t in trials],
-        "drawn panel": [predictions(supernet, a, task, PANEL_IMAGES) for a in panel(space)],
-        "drawn ends": [predictions(supernet, a, task, n) for a in (space.largest(), space.smallest())],
+    space = supernet.space
+    classes = {
+        "front": predictions(supernet, [t.architecture for t in trials], task),
+        "panel": predictions(supernet, panel(space), task, PANEL_IMAGES),
+        "ends": predictions(supernet, [space.largest(), space.smallest()], task),
     }
-    figures: dict[str, Any] = {
-        "epochs": epochs,
-        "core_seconds": {"training": trained - start, "search": searched - trained},
-        "mmacs": [t.objectives["mmacs"] for t in trials],
-        "search_accuracy": [t.objectives["accuracy"] for t in trials],
-        "architectures": [space.to_json(t.architecture) for t in trials],
-    }
-    arrays: dict[str, Any] = {name: packed(np.array(row)) for name, row in rows.items()}
-    temporary = RAW / f"{_file(arm, seed).stem}.tmp"
-    with open(temporary, "wb") as file:
-        np.savez_compressed(file, figures=np.array(json.dumps(figures)), **arrays)
-    os.replace(temporary, _file(arm, seed))
+    seconds = {"training": trained - start, "search": searched - trained}
+    figures: dict[str, Any] = {"epochs": epochs, "core_seconds": seconds} | found_by(trials, supernet)
+    Piece.write(_file(arm, seed), figures, classes)
     spent = f"{trained - start:.0f} + {searched - trained:.0f} core-seconds"
     print(f"{arm} {seed}: {epochs} epochs, {spent}, {max(figures['search_accuracy']):.1f} %", flush=True)
+
+
+def _supernet(task: ImageClassification, seed: int = 0) -> Supernet:
+    return Supernet(hierarchical.build, cifar10_small.space(task), seed=seed)
 
 
 def panel(space: Space) -> list[Any]:
@@ -136,31 +118,6 @@ def panel(space: Space) -> list[Any]:
         drawn[rule.at(space, 12, step, 0.0)[0]] = None
         step += 1
     return list(drawn)
-
-
-def epochs_for(task: ImageClassification) -> dict[str, int]:
-    """How many epochs each rule gets for `BUDGET`: all of them timed in turn, once for all."""
-    path = RAW / "epochs.json"
-    if not path.exists():
-        few = task.fewer(train=20 * task.batch_size)
-        seconds = np.array([[_seconds(few, recipe) for recipe in ARMS.values()] for _ in range(2)]).mean(0)
-        an_epoch = seconds * len(task.splits["train"]) / len(few.splits["train"])
-        path.write_text(
-            json.dumps({a: max(1, round(BUDGET / s)) for a, s in zip(ARMS, an_epoch, strict=True)})
-        )
-    known: dict[str, int] = json.loads(path.read_text())
-    return known
-
-
-def _seconds(task: ImageClassification, recipe: Recipe) -> float:
-    """Core-seconds of an epoch, the mean over a short training (rules may change with its progress)."""
-    space = cifar10_small.space(task)
-    supernet = Supernet(hierarchical.build, space)
-    marks: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        note = lambda _: marks.append(time.process_time())  # noqa: E731
-        train(supernet, task, replace(recipe, epochs=6), Path(folder), on_epoch=note)
-    return (marks[-1] - marks[0]) / (len(marks) - 1)
 
 
 # --- what all of them say -------------------------------------------------------------------------
@@ -188,16 +145,16 @@ def evaluated(pieces: dict[tuple[str, int], Piece]) -> dict[str, Any]:
     def by_seed(of: Any) -> dict[str, list[float]]:
         return {a: [round(float(of(pieces[a, s])), 4) for s in SEEDS if (a, s) in pieces] for a in arms}
 
-    images = next(iter(pieces.values())).right.shape[1]
+    images = next(iter(pieces.values())).right["front"].shape[1]
     return {
-        "hypervolume on select": by_seed(lambda p: p.hypervolume(np.ones(images))),
-        "mean accuracy of the panel, %": by_seed(lambda p: 100 * p.drawn["panel"].mean()),
+        "hypervolume on select": by_seed(lambda p: p.hypervolume(SCALE)),
+        "mean accuracy of the panel, %": by_seed(lambda p: p.accuracies("panel").mean()),
         "accuracy of the panel by quarter of cost, %": {
             a: [round(float(v), 2) for v in _quarters([pieces[a, s] for s in SEEDS if (a, s) in pieces])]
             for a in arms
         },
-        "accuracy of the largest, %": by_seed(lambda p: 100 * p.drawn["ends"][0].mean()),
-        "accuracy of the smallest, %": by_seed(lambda p: 100 * p.drawn["ends"][1].mean()),
+        "accuracy of the largest, %": by_seed(lambda p: p.accuracies("ends")[0]),
+        "accuracy of the smallest, %": by_seed(lambda p: p.accuracies("ends")[1]),
         "epochs": {a: next(pieces[a, s] for s in SEEDS if (a, s) in pieces).figures["epochs"] for a in arms},
         "core-seconds of training": by_seed(lambda p: p.figures["core_seconds"]["training"]),
         "settings": {
@@ -211,7 +168,7 @@ def evaluated(pieces: dict[tuple[str, int], Piece]) -> dict[str, Any]:
 
 def _quarters(pieces: Sequence[Piece]) -> np.ndarray:
     """Mean accuracy of the panel by quarter of its costs, from small to large, in %."""
-    accuracies = 100 * np.mean([p.drawn["panel"].mean(1) for p in pieces], axis=0)
+    accuracies = np.mean([p.accuracies("panel") for p in pieces], axis=0)
     order = np.argsort(panel_costs(), kind="stable")
     return np.array([accuracies[part].mean() for part in np.array_split(order, 4)])
 

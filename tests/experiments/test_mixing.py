@@ -8,21 +8,14 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import mixing
+from experiments.benchmarks.pieces import Piece
 
-RAW = mixing.FOLDER / "mixing"
 RESULTS = json.loads((mixing.FOLDER / "mixing.json").read_text())
-
-
-def test_predictions_are_packed_without_loss():
-    classes = np.random.default_rng(0).integers(0, 10, (3, 40)).astype(np.uint8)
-    packed = mixing.packed(classes)
-    assert packed.nbytes == classes.nbytes / 2
-    assert np.array_equal(mixing.unpacked(packed), classes)
 
 
 def test_every_figure_can_be_had_again(monkeypatch):
     monkeypatch.setattr(mixing, "RESAMPLES", 20)
-    again = mixing.evaluated(mixing.read(RAW))
+    again = mixing.evaluated(mixing.read())
     assert again.keys() == RESULTS.keys() - {"machine"}
     for name, value in again.items():
         found = RESULTS[name]
@@ -44,8 +37,8 @@ def test_a_bootstrap_covers_what_it_was_drawn_from(monkeypatch):
     rng = np.random.default_rng(0)
     n = 2000
 
-    def piece(p: float) -> mixing.Piece:
-        return mixing.Piece({}, np.zeros((1, n), bool), {"space": rng.random((4, n)) < p})
+    def piece(p: float) -> Piece:
+        return Piece({}, {"front": np.zeros((1, n), bool), "space": rng.random((4, n)) < p})
 
     pieces = {(arm, s): piece(p) for arm, p in (("a", 0.52), ("b", 0.50)) for s in mixing.SEEDS}
     monkeypatch.setattr(mixing, "RESAMPLES", 400)
