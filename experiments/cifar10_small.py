@@ -7,6 +7,7 @@ or a folder per class in `train/` and `test/`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nas.errors import DataError
 from nas.experiment import Experiment
@@ -31,6 +32,17 @@ MIXERS: tuple[Mixer, ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Images:
+    """What a space needs to know of the task."""
+
+    classes: int = 10
+    image_shape: tuple[int, int, int] = (3, 32, 32)
+
+
+IMAGES = Images()
+
+
 def cifar10(data: str | None) -> ImageClassification:
     """The task; *train* is cut to `TRAIN_IMAGES`.
 
@@ -46,7 +58,7 @@ def cifar10(data: str | None) -> ImageClassification:
     return task.fewer(train=TRAIN_IMAGES)
 
 
-def space(task: ImageClassification, mixers: Sequence[Mixer] = MIXERS) -> Space:
+def space(task: ImageClassification | Images, mixers: Sequence[Mixer] = MIXERS) -> Space:
     """Two stages of 8 × 8 and 4 × 4 positions, 0.2 to 4 million multiply-accumulates."""
     return hierarchical.space(
         task,

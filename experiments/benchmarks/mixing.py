@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,14 @@ from experiments import cifar10_small
 from experiments.benchmarks.pieces import (
     EVALUATIONS,
     Piece,
-    epochs_for,
+    differences,
+    epoch_seconds,
+    epochs_in,
     found_by,
     front,
+    interval,
     predictions,
+    resampled,
     select,
     share_of,
 )
@@ -77,10 +81,10 @@ def main(data: str, share: str = "") -> None:
     torch.set_num_threads(1)
     task = cifar10_small.cifar10(data).fewer(search=SEARCHED)
     arms = {arm: (lambda arm=arm: _supernet(task, arm), BASE) for arm in ARMS}
-    epochs = epochs_for(RAW / "epochs.json", BUDGET, arms, task)
+    seconds = epoch_seconds(RAW / "seconds.json", arms, task)
     for arm, seed in share_of(PIECES, share):
         if not _file(arm, seed).exists():
-            piece(task, arm, seed, epochs[arm])
+            piece(task, arm, seed, epochs_in(BUDGET, seconds[arm]))
     if not share:
         report(task)
 
@@ -148,17 +152,17 @@ def evaluated(pieces: Pieces) -> dict[str, Any]:
     return {
         "hypervolume on select": volumes,
         "best single mixer, by search": best,
-        "mixed - best single": _interval(_differences(pieces, MIXED, best)),
-        "mixed - each single": {arm: _interval(_differences(pieces, MIXED, arm)) for arm in SINGLES},
-        "one more - mixed": _interval(_differences(pieces, ONE_MORE, MIXED)),
+        "mixed - best single": interval(_differences(pieces, MIXED, best)),
+        "mixed - each single": {arm: interval(_differences(pieces, MIXED, arm)) for arm in SINGLES},
+        "one more - mixed": interval(_differences(pieces, ONE_MORE, MIXED)),
         "best accuracy on select, %": {
             arm: [round(float(pieces[arm, s].accuracies("front").max()), 4) for s in SEEDS] for arm in ARMS
         },
         "what sharing costs a mixer, points (mixed - alone)": {
-            arm: _interval(_points(pieces, MIXED, arm, arm)) for arm in SINGLES
+            arm: interval(_points(pieces, MIXED, arm, arm)) for arm in SINGLES
         },
         "what one more costs the others, points (one more - mixed)": {
-            name: _interval(_points(pieces, ONE_MORE, MIXED, name)) for name in (*SINGLES, MIXED)
+            name: interval(_points(pieces, ONE_MORE, MIXED, name)) for name in (*SINGLES, MIXED)
         },
         "mixers on the mixed front": _counted(pieces),
         "epochs": {arm: pieces[arm, 0].figures["epochs"] for arm in ARMS},
@@ -180,24 +184,10 @@ def _searched(piece: Piece) -> float:
     return hypervolume(costs_of, SCALE)
 
 
-def _resampled(images: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Seeds, and how often each image was drawn, both with replacement (a bootstrap of both levels)."""
-    rng = np.random.default_rng(0)
-    for _ in range(RESAMPLES):
-        drawn = rng.integers(images, size=images)
-        yield rng.integers(len(SEEDS), size=len(SEEDS)), np.bincount(drawn, minlength=images)
-
-
 def _differences(pieces: Pieces, arm: str, other: str) -> np.ndarray:
     """Mean difference in hypervolume over seeds: the one found, then those of resamples."""
-    n = pieces[arm, 0].right["front"].shape[1]
-
-    def difference(seeds: np.ndarray, counts: np.ndarray) -> float:
-        pairs = [(pieces[arm, SEEDS[s]], pieces[other, SEEDS[s]]) for s in seeds]
-        return float(np.mean([a.hypervolume(SCALE, counts) - b.hypervolume(SCALE, counts) for a, b in pairs]))
-
-    found = difference(np.arange(len(SEEDS)), np.ones(n))
-    return np.array([found, *(difference(seeds, counts) for seeds, counts in _resampled(n))])
+    first, second = ([pieces[a, s] for s in SEEDS] for a in (arm, other))
+    return differences(first, second, lambda p, counts: p.hypervolume(SCALE, counts), RESAMPLES)
 
 
 def _points(pieces: Pieces, arm: str, other: str, space: str) -> np.ndarray:
@@ -205,13 +195,9 @@ def _points(pieces: Pieces, arm: str, other: str, space: str) -> np.ndarray:
     pairs = [(pieces[arm, s].right[space], pieces[other, s].right[space]) for s in SEEDS]
     by_image = 100 * np.array([a.mean(0) - b.mean(0) for a, b in pairs])  # (seeds, images)
     n = by_image.shape[1]
-    resamples = (by_image[seeds].mean(0) @ counts / n for seeds, counts in _resampled(n))
+    drawn = resampled(n, len(SEEDS), RESAMPLES)
+    resamples = (by_image[seeds].mean(0) @ counts / n for seeds, counts in drawn)
     return np.array([by_image.mean(), *resamples])
-
-
-def _interval(values: np.ndarray) -> dict[str, Any]:
-    low, high = np.percentile(values[1:], (2.5, 97.5))
-    return {"mean": round(float(values[0]), 4), "interval_95": [round(float(low), 4), round(float(high), 4)]}
 
 
 def _counted(pieces: Pieces) -> dict[str, int]:

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,22 +77,23 @@ def front(
 # --- core-seconds ---------------------------------------------------------------------------------
 
 
-def epochs_for(
-    path: Path,
-    budget: float,
-    arms: Mapping[str, tuple[Callable[[], Supernet], Recipe]],
-    task: ImageClassification,
-) -> dict[str, int]:
-    """How many epochs each arm gets for `budget` core-seconds: all of them timed in turn, once for all."""
+def epoch_seconds(
+    path: Path, arms: Mapping[str, tuple[Callable[[], Supernet], Recipe]], task: ImageClassification
+) -> dict[str, float]:
+    """Core-seconds of an epoch of each arm: all of them timed in turn, once for all."""
     if not path.exists():
         few = task.fewer(train=20 * task.batch_size)
         share = len(task.splits["train"]) / len(few.splits["train"])
         seconds = np.array([[_an_epoch(few, *arm) for arm in arms.values()] for _ in range(2)]).mean(0)
-        found = {name: max(1, round(budget / (s * share))) for name, s in zip(arms, seconds, strict=True)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found))
-    known: dict[str, int] = json.loads(path.read_text())
+        path.write_text(json.dumps(dict(zip(arms, (share * seconds).tolist(), strict=True))))
+    known: dict[str, float] = json.loads(path.read_text())
     return known
+
+
+def epochs_in(budget: float, seconds: float) -> int:
+    """How many epochs of so many core-seconds come nearest to a budget."""
+    return max(1, round(budget / seconds))
 
 
 def _an_epoch(task: ImageClassification, supernet: Callable[[], Supernet], recipe: Recipe) -> float:
@@ -196,3 +197,39 @@ def share_of(pieces: Sequence[Any], share: str) -> Sequence[Any]:
     """The pieces of a share such as 0/2; all of them for an empty one."""
     first, shares = map(int, share.split("/")) if share else (0, 1)
     return pieces[first::shares]
+
+
+# --- a bootstrap of seeds and images --------------------------------------------------------------
+
+
+def differences(
+    first: Sequence[Piece], second: Sequence[Piece], of: Callable[[Piece, np.ndarray], float], resamples: int
+) -> np.ndarray:
+    """Mean difference of a figure over seeds, first less second: the one found, then those of resamples.
+
+    Args:
+        first, second: pieces by seed.
+        of: of a piece, where each image counts so many times, (images,).
+    """
+    images = first[0].right["front"].shape[1]
+
+    def difference(seeds: np.ndarray, counts: np.ndarray) -> float:
+        return float(np.mean([of(first[s], counts) - of(second[s], counts) for s in seeds]))
+
+    found = difference(np.arange(len(first)), np.ones(images))
+    drawn = resampled(images, len(first), resamples)
+    return np.array([found, *(difference(seeds, counts) for seeds, counts in drawn)])
+
+
+def resampled(images: int, seeds: int, n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Seeds, and how often each image was drawn, both with replacement (a bootstrap of both levels)."""
+    rng = np.random.default_rng(0)
+    for _ in range(n):
+        drawn = rng.integers(images, size=images)
+        yield rng.integers(seeds, size=seeds), np.bincount(drawn, minlength=images)
+
+
+def interval(values: np.ndarray) -> dict[str, Any]:
+    """The value found, which comes first, with the 95 % interval of the others."""
+    low, high = np.percentile(values[1:], (2.5, 97.5))
+    return {"mean": round(float(values[0]), 4), "interval_95": [round(float(low), 4), round(float(high), 4)]}

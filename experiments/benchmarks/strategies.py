@@ -30,7 +30,16 @@ import torch
 
 from experiments import cifar10_small
 from experiments.benchmarks.mixing import BUDGET, SCALE, SEEDS
-from experiments.benchmarks.pieces import Piece, epochs_for, found_by, front, predictions, select, share_of
+from experiments.benchmarks.pieces import (
+    Piece,
+    epoch_seconds,
+    epochs_in,
+    found_by,
+    front,
+    predictions,
+    select,
+    share_of,
+)
 from experiments.benchmarks.results import FOLDER, write
 from nas.space import Space
 from nas.supernet import Supernet
@@ -75,10 +84,10 @@ def main(data: str, share: str = "") -> None:
     torch.set_num_threads(1)
     task = cifar10_small.cifar10(data).fewer(search=SEARCHED)
     arms = {arm: (lambda: _supernet(task), recipe) for arm, recipe in ARMS.items()}
-    epochs = epochs_for(RAW / "epochs.json", BUDGET, arms, task)
+    seconds = epoch_seconds(RAW / "seconds.json", arms, task)
     for arm, seed in share_of(PIECES, share):
         if not _file(arm, seed).exists():
-            piece(task, arm, seed, epochs[arm])
+            piece(task, arm, seed, epochs_in(BUDGET, seconds[arm]))
     if not share:
         report(task)
 
@@ -175,12 +184,8 @@ def _quarters(pieces: Sequence[Piece]) -> np.ndarray:
 
 def panel_costs() -> np.ndarray:
     """MMACs of the panel, (PANEL,)."""
-    space = cifar10_small.space(_Images())  # type: ignore[arg-type]
+    space = cifar10_small.space(cifar10_small.IMAGES)
     return COST(space)(np.array([space.encode(a) for a in panel(space)]))
-
-
-class _Images:
-    classes, image_shape = 10, (3, SIDE, SIDE)
 
 
 def _file(arm: str, seed: int) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import mixing
-from experiments.benchmarks.pieces import Piece
+from experiments.benchmarks.pieces import Piece, interval
 
 RESULTS = json.loads((mixing.FOLDER / "mixing.json").read_text())
 
@@ -42,7 +42,7 @@ def test_a_bootstrap_covers_what_it_was_drawn_from(monkeypatch):
 
     pieces = {(arm, s): piece(p) for arm, p in (("a", 0.52), ("b", 0.50)) for s in mixing.SEEDS}
     monkeypatch.setattr(mixing, "RESAMPLES", 400)
-    found = mixing._interval(mixing._points(pieces, "a", "b", "space"))
+    found = interval(mixing._points(pieces, "a", "b", "space"))
     low, high = found["interval_95"]
     assert low < found["mean"] < high
     assert low < 2 < high

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.benchmarks.pieces import Piece, epochs_for, packed, share_of, unpacked
+from experiments.benchmarks.pieces import Piece, epoch_seconds, epochs_in, packed, share_of, unpacked
 from nas.pareto import Scale
 
 LABELS = np.array([3, 1, 4, 1], dtype=np.uint8)
@@ -28,7 +28,7 @@ def test_a_piece_comes_back_with_what_is_right(tmp_path):
     assert piece.accuracies("front").tolist() == [75, 25]
     assert piece.accuracies("few").tolist() == [50]
     assert piece.accuracies("front", np.array([0, 0, 0, 2])).tolist() == [0, 0]
-    # The box ends 1 % past the nadir: 75 % at 2 MMACs covers 0.76 × 0.51 of it, 25 % at 1 another 0.26 × 0.25.
+    # The box ends 1 % past the nadir: 75 % at 2 MMACs covers 0.76 × 0.51, 25 % at 1 another 0.26 × 0.25.
     assert piece.hypervolume(Scale((-100, 0), (0, 4))) == pytest.approx(0.76 * 0.51 + 0.26 * 0.25)
 
 
@@ -38,6 +38,8 @@ def test_shares_hold_every_piece_once():
     assert share_of(pieces, "") == pieces
 
 
-def test_epochs_are_decided_once(tmp_path):
-    (tmp_path / "epochs.json").write_text(json.dumps({"a": 3}))
-    assert epochs_for(tmp_path / "epochs.json", 1.0, {}, None) == {"a": 3}
+def test_an_epoch_is_timed_once(tmp_path):
+    (tmp_path / "seconds.json").write_text(json.dumps({"a": 3.5}))
+    assert epoch_seconds(tmp_path / "seconds.json", {}, None) == {"a": 3.5}
+    assert epochs_in(10, 3.5) == 3
+    assert epochs_in(1, 3.5) == 1
