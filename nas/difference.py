@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from nas.outline import TYPE, flatten, one_line
+from nas.outline import TYPE, flatten, one_line, plain
 
 SAME = "no difference"
 ABSENT = object()
@@ -22,14 +22,15 @@ Line = tuple[str, str, str]  # sign, path from here, what is there
 Match = tuple[int | None, int | None]  # indices of two items that stand for each other; None: no other
 
 
-def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """A line for each part of `a` that is another in `b`, under its path; "no difference" for equals.
+def difference(a: Any, b: Any) -> str:
+    """A line for each part of `a` that is another in `b`, under its path; "no difference" for equals. Takes
+    architectures or their JSON.
 
     ``path: old → new`` is a change, ``+`` an item of a list that only `b` has, ``-`` one that only `a`
     has. Indices are those in `b`, but for ``-``; neighbours that change alike share a line, as in
     ``stages.0.blocks.1–3.mixer.heads: 2 → 4``. A default, which the JSON leaves out, is "default".
     """
-    lines = (f"{sign}{path}: {text}" if path else text for sign, path, text in _changes(a, b))
+    lines = (f"{sign}{path}: {text}" if path else text for sign, path, text in _changes(plain(a), plain(b)))
     return "\n".join(lines) or SAME
 
 

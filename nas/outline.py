@@ -13,11 +13,17 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-TYPE = "type"
+from nas.architecture import TYPE, to_json
 
 
-def outline(architecture: Mapping[str, Any]) -> str:
-    """The architecture as a tree, one line a part; equal neighbours in a list share a line."""
+def plain(architecture: Any) -> Any:
+    """The JSON of an architecture; JSON as it is."""
+    return architecture if isinstance(architecture, Mapping) else to_json(architecture)
+
+
+def outline(architecture: Any) -> str:
+    """An architecture, or its JSON, as a tree, one line a part; equal neighbours in a list share a line."""
+    architecture = plain(architecture)
     return "\n".join([_label(architecture), *_branches(architecture)])
 
 

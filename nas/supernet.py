@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -65,6 +66,7 @@ class Supernet:
         with _collection_off():
             cover, self.stored = self._covered(seed=0)
             self.cover = tuple(cover)
+            self._require_known_layouts()
             self._matrices = _matrices(cover.values())
             self.bank = self._initial(cover, seed)
 
@@ -302,6 +304,20 @@ class Supernet:
                 stored = _stored([skeleton], stored)
         return cover, stored
 
+    def _require_known_layouts(self) -> None:
+        """A layout under a misspelled name would leave its weight to be cut without one."""
+        if self._layouts is None:
+            return
+        unknown = {name for a in self.cover for name in self._skeleton(a).unknown_layouts}
+        unknown = {name for name in unknown if name not in self.stored}
+        if unknown:
+            name = min(unknown)
+            near = get_close_matches(name, self.stored, 1)
+            raise LayoutError(
+                f"`layouts` must name parameters of the modules: `{name}` is in none of them."
+                + (f" Is it `{near[0]}`?" if near else "")
+            )
+
     def _skeleton(self, architecture: Any) -> _Skeleton:
         return _skeleton(self.build, self._layouts, architecture)
 
@@ -339,6 +355,7 @@ class _Skeleton:
     module: nn.Module
     parameters: dict[str, tuple[tuple[int, ...], Layout]]
     buffers: dict[str, Tensor]
+    unknown_layouts: frozenset[str]  # names of `layouts=` that this module does not have
 
 
 # One cache for all supernets: architectures sampled in training rarely repeat, those of a search do.
@@ -346,23 +363,59 @@ class _Skeleton:
 def _skeleton(build: Build, layouts_of: LayoutsOf | None, architecture: Any) -> _Skeleton:
     with torch.device("meta"), _silent_initialisation():
         module = build(architecture)
-    declared = dict(layouts_of(architecture)) if layouts_of else {}
+    if not isinstance(module, nn.Module):
+        raise LayoutError(f"`build` must return a module: got {type(module).__name__} for {architecture!r}.")
+    given = _given(layouts_of, architecture)
+    declared: dict[str, Layout] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    seen: set[int] = set()
+    first: dict[int, str] = {}
     for prefix, inner in module.named_modules():  # once: walks are a good part of the time of a step
         before = f"{prefix}." if prefix else ""
         if hasattr(inner, "layouts"):
             declared |= {f"{before}{name}": layout for name, layout in inner.layouts().items()}
         for name, parameter in inner._parameters.items():
-            if parameter is not None and id(parameter) not in seen:  # tied ones go by their first name
-                seen.add(id(parameter))
-                shapes[f"{before}{name}"] = tuple(parameter.shape)
+            if parameter is None:
+                continue
+            alias = f"{before}{name}"
+            name = first.setdefault(id(parameter), alias)  # tied ones go by their first name
+            shapes[name] = _shape(name, parameter)
+            if alias in given:
+                declared[name] = given.pop(alias)
+    for name in declared.keys() & shapes:
+        if math.prod(shapes[name]) != math.prod(declared[name].shape):
+            raise LayoutError(
+                f"The layout of `{name}` must hold as many numbers as it: it has shape {shapes[name]}, the "
+                f"layout says {declared[name].shape}."
+            )
     parameters = {name: (shape, declared.get(name, Layout(shape))) for name, shape in shapes.items()}
+    return _Skeleton(module, parameters, _buffers(module, build, architecture), frozenset(given))
+
+
+def _given(layouts_of: LayoutsOf | None, architecture: Any) -> dict[str, Layout]:
+    given = layouts_of(architecture) if layouts_of else {}
+    if not isinstance(given, Mapping) or not all(isinstance(v, Layout) for v in given.values()):
+        raise LayoutError(f"`layouts` must return a Layout by parameter name: got {given!r}.")
+    return dict(given)
+
+
+def _shape(name: str, parameter: nn.Parameter) -> tuple[int, ...]:
+    if isinstance(parameter, nn.parameter.UninitializedParameter):
+        raise LayoutError(
+            f"A builder must give its parameters shapes, but `{name}` is of a lazy module, which has none "
+            f"before its first input. Use the module that is not lazy."
+        )
+    return tuple(parameter.shape)
+
+
+def _buffers(module: nn.Module, build: Build, architecture: Any) -> dict[str, Tensor]:
+    """Values such as position ids come from a real build, without weights where these do not make them."""
     buffers = dict(module.named_buffers())
-    if any(b.is_meta for b in buffers.values()):  # values such as position ids come from a real build
+    if any(b.is_meta for b in buffers.values()):
         with _weightless():
             buffers = dict(build(architecture).named_buffers())
-    return _Skeleton(module, parameters, buffers)
+    if any(b.is_meta for b in buffers.values()):
+        buffers = dict(build(architecture).named_buffers())
+    return buffers
 
 
 def _stored(skeletons: Iterable[_Skeleton], before: Mapping[str, Layout] | None = None) -> dict[str, Layout]:

@@ -6,9 +6,10 @@ A function gives the architecture; `from_pretrained` gives the module with a pub
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -54,7 +55,9 @@ from search_spaces.pretrained.translation import load, translated
 CLASSIFIER = ("head.linear.", "head.others.")
 
 
-def from_pretrained(name: str, path: str | Path, classes: int | None = None) -> nn.Module:
+def from_pretrained(
+    name: str, path: str | Path, classes: int | None = None, side: int | None = None
+) -> nn.Module:
     """The published model `name` with the weights of a safetensors file, in evaluation mode.
 
     Args:
@@ -62,6 +65,8 @@ def from_pretrained(name: str, path: str | Path, classes: int | None = None) -> 
         path: of the file, under the names that the library of `search_spaces/pretrained/NAME.py` gives them.
         classes: of your task. Where the checkpoint has another number of them, its classifier is left out
             and a new one drawn; so it is where the checkpoint has none.
+        side: of the images that the checkpoint is for, in pixels, where its model has tables of positions or
+            windows of that size; default: 224. All others take images of any size.
 
     Example:
         >>> from_pretrained("swin_tiny", "swin-tiny-patch4-window7-224/model.safetensors")
@@ -71,7 +76,7 @@ def from_pretrained(name: str, path: str | Path, classes: int | None = None) -> 
             that model's.
         RunError: a damaged file.
     """
-    if name not in POINTS:
+    if not isinstance(name, str) or name not in POINTS:
         raise DataError(f"A published model must be one of {', '.join(sorted(POINTS))}: got {name!r}.")
     model = import_module(f"search_spaces.pretrained.{name}")
     if not isinstance(path, (str, Path)):
@@ -86,19 +91,46 @@ def from_pretrained(name: str, path: str | Path, classes: int | None = None) -> 
         )
     if classes is not None and (type(classes) is not int or classes < 1):
         raise DataError(f"`classes` must be a whole number, 1 or more: got {classes!r}.")
-    weights = translated(load_tensors(path, "Download it again.")[0], model)
+    point = _laid_out(name, side)
+    state, _ = load_tensors(path, "Download it again.")
+    if not state:
+        raise DataError(f"A checkpoint must hold tensors: {path} has none. Download it again.")
+    weights = translated(state, model)
     head = {n: t for n, t in weights.items() if n.startswith(CLASSIFIER)}
     if not head and classes is None:
         raise DataError(
             f"{path} must hold a classifier, but has none, as backbones do not. Give `classes`, those of "
             f"your task, to draw a new one."
         )
-    bias = weights.get("head.linear.bias")  # where only it is missing, `load` says so
-    point = POINTS[name](len(bias)) if bias is not None else POINTS[name]()
     if not head:
         return _with_new_classifier(weights, point, classes or point.classes)
+    point = replace(point, classes=_classes(weights, point.classes))
     module = load(build(point), weights).eval()
     return module if classes in (None, point.classes) else _with_new_classifier(weights, point, classes)
+
+
+def _laid_out(name: str, side: int | None) -> HierarchicalTransformer:
+    """The point, for images of that side."""
+    if side is None:
+        return POINTS[name]()
+    if "side" not in signature(POINTS[name]).parameters:
+        raise DataError(f"`side` must be left out for {name}, which takes images of any size: got {side!r}.")
+    if type(side) is not int or side < 32 or side % 32:
+        raise DataError(f"`side` must be a multiple of 32: got {side!r}.")
+    return POINTS[name](side=side)
+
+
+def _classes(weights: Mapping[str, Tensor], default: int) -> int:
+    """As many as the classifier has; where its bias is missing, `load` says so."""
+    bias = weights.get("head.linear.bias")
+    if bias is None:
+        return default
+    if bias.ndim != 1 or not len(bias):
+        raise DataError(
+            f"The classifier of a checkpoint must have a bias per class: got one of shape "
+            f"{tuple(bias.shape)}. Is it damaged?"
+        )
+    return len(bias)
 
 
 def _with_new_classifier(
@@ -193,7 +225,7 @@ def efficientformer_l1(classes: int = 1000) -> HierarchicalTransformer:
     )
 
 
-def hiera_tiny(classes: int = 1000) -> HierarchicalTransformer:
+def hiera_tiny(classes: int = 1000, side: int = 224) -> HierarchicalTransformer:
     """Hiera-T (Ryali et al., 2023, Table 8): mask units early, attention to all late, queries pooled between.
 
     The block that pools still attends as the stage before it.
@@ -202,7 +234,7 @@ def hiera_tiny(classes: int = 1000) -> HierarchicalTransformer:
 
     def stage(width: int, first: AttentionMixer, mixer: AttentionMixer, depth: int) -> Stage:
         blocks = tuple(Block(m, Mlp(4), norm) for m in (first, *[mixer] * (depth - 1)))
-        position = NoPositionEncoding() if width > 96 else AbsolutePosition(56)
+        position = NoPositionEncoding() if width > 96 else AbsolutePosition(side // 4)
         return Stage(width, blocks, QueryPooling() if width > 96 else None, position)
 
     def units(heads: int, size: int) -> MaskUnit:
@@ -258,32 +290,32 @@ def mvitv2_tiny(classes: int = 1000) -> HierarchicalTransformer:
     )
 
 
-def nest_tiny(classes: int = 1000) -> HierarchicalTransformer:
+def nest_tiny(classes: int = 1000, side: int = 224) -> HierarchicalTransformer:
     """NesT-T (Zhang et al., 2022, Table A1)."""
     norm = LayerNorm(1e-6)
 
-    def stage(width: int, depth: int, side: int) -> Stage:
-        mixer = Window(heads=width // 32, size=14, head_dim=32, position=NoPosition())
+    def stage(width: int, depth: int, patch: int) -> Stage:
+        mixer = Window(heads=width // 32, size=side // 16, head_dim=32, position=NoPosition())
         down = BlockAggregation(norm=norm) if width > 96 else None
-        return Stage(width, (Block(mixer, Mlp(4), norm),) * depth, down, AbsolutePosition(side))
+        return Stage(width, (Block(mixer, Mlp(4), norm),) * depth, down, AbsolutePosition(side // patch))
 
     return HierarchicalTransformer(
         PatchStem(4),
-        (stage(96, 2, 56), stage(192, 2, 28), stage(384, 8, 14)),
+        (stage(96, 2, 4), stage(192, 2, 8), stage(384, 8, 16)),
         classes,
         channels=3,
         head=Head(norm=norm),
     )
 
 
-def pit_small(classes: int = 1000) -> HierarchicalTransformer:
+def pit_small(classes: int = 1000, side: int = 224) -> HierarchicalTransformer:
     """PiT-S (Heo et al., 2021, Table 1)."""
     norm = LayerNorm(1e-6)
 
     def stage(heads: int, depth: int) -> Stage:
         blocks = (Block(Global(heads=heads, head_dim=48), Mlp(4), norm),) * depth
         if heads == 3:
-            return Stage(48 * heads, blocks, None, AbsolutePosition(27), ClassToken())
+            return Stage(48 * heads, blocks, None, AbsolutePosition((side - 16) // 8 + 1), ClassToken())
         return Stage(48 * heads, blocks, DepthwisePooling(tokens=True), NoPositionEncoding())
 
     return HierarchicalTransformer(
@@ -375,7 +407,7 @@ def vit_small(classes: int = 1000) -> HierarchicalTransformer:
     return HierarchicalTransformer(PatchStem(16), (stage,), classes, channels=3, head=Head("token", norm))
 
 
-def visformer_small(classes: int = 1000) -> HierarchicalTransformer:
+def visformer_small(classes: int = 1000, side: int = 224) -> HierarchicalTransformer:
     """Visformer-S (Chen et al., 2021, Table 4): convolutions in the first stage, attention after."""
     norm = BatchNorm()
     convolve = Block(NoMixer(), GroupedConvMlp(2), norm)
@@ -388,9 +420,9 @@ def visformer_small(classes: int = 1000) -> HierarchicalTransformer:
     return HierarchicalTransformer(
         ConvPatchStem(4, features=32),
         (
-            Stage(192, (convolve,) * 7, position=AbsolutePosition(28)),
-            Stage(384, (attend(64),) * 4, down, AbsolutePosition(14)),
-            Stage(768, (attend(128),) * 4, down, AbsolutePosition(7)),
+            Stage(192, (convolve,) * 7, position=AbsolutePosition(side // 8)),
+            Stage(384, (attend(64),) * 4, down, AbsolutePosition(side // 16)),
+            Stage(768, (attend(128),) * 4, down, AbsolutePosition(side // 32)),
         ),
         classes,
         channels=3,
@@ -398,7 +430,7 @@ def visformer_small(classes: int = 1000) -> HierarchicalTransformer:
     )
 
 
-POINTS = {
+POINTS: dict[str, Callable[..., HierarchicalTransformer]] = {
     point.__name__: point
     for point in (
         convnext_tiny,

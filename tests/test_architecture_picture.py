@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from nas.architecture import to_json
 from nas.report.architecture import THICKNESS, architecture_svg
 from nas.report.style import MIXERS, mixer_look
+from search_spaces import hierarchical
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -246,3 +248,12 @@ def seen(colour: str, matrix: tuple[tuple[float, ...], ...]) -> tuple[float, ...
     z = (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.089
     fx, fy, fz = (t ** (1 / 3) if t > 0.008856 else 7.787 * t + 16 / 116 for t in (x, y, z))
     return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
+
+
+def test_an_architecture_is_drawn_as_its_json_is() -> None:
+    architecture = hierarchical.space(Images(), widths=((8,), (16,)), depths=(1, 1)).largest()
+    assert architecture_svg(architecture) == architecture_svg(to_json(architecture))
+
+
+class Images:
+    classes, image_shape = 10, (1, 8, 8)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from nas.difference import difference
+
+
+@dataclass(frozen=True)
+class Net:
+    width: int = 32
 
 
 def window(heads: int, **more: Any) -> dict[str, Any]:
@@ -78,3 +84,7 @@ def test_lists_of_numbers() -> None:
     mine = {"type": "Architecture", "hidden": [16, 32]}
     assert difference(mine, mine | {"hidden": [16, 32, 64]}) == "+ hidden.2: 64"
     assert difference(mine, mine | {"hidden": [16, 64]}) == "hidden.1: 32 → 64"
+
+
+def test_architectures_go_as_their_json_does() -> None:
+    assert difference(Net(32), Net(64)) == difference({"type": "Net"}, Net(64)) == "width: default → 64"

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -94,6 +95,11 @@ VIT_SPACE = Space(ViT(repeat(ViTBlock(oneof(1, 2, 4), oneof(32, 64)), 1, 3)))
 
 @dataclass(frozen=True)
 class ConvNet:
+    width: int
+
+
+@dataclass(frozen=True)
+class Width:
     width: int
 
 
@@ -221,6 +227,60 @@ def test_architecture_outside_the_bank_is_named(supernets):
         supernets["plain vit"].weights(ViT((ViTBlock(6, 32),)))
     with pytest.raises(LayoutError, match=r"`blocks.3.norm1.weight` must be in the bank"):
         supernets["plain vit"].weights(ViT((ViTBlock(1, 32),) * 4))
+
+
+class TestWhatABuilderAndItsLayoutsMayNotBe:
+    def misspelled(self, architecture):
+        return {name.replace("qkv", "qvk"): layout for name, layout in vit_layouts(architecture).items()}
+
+    def of_another_size(self, architecture):
+        return {"head.weight": Layout((7, 1000))}
+
+    @pytest.mark.parametrize(
+        ("layouts", "message"),
+        [
+            (misspelled, r"`blocks\.0\.qvk\.\w+` is in none of them\. Is it `blocks\.0\.qkv\.\w+`\?"),
+            (
+                of_another_size,
+                r"layout of `head\.weight` must hold as many numbers as it: .*\(10, 32\), .*7, 1000",
+            ),
+            (lambda self, a: [], r"`layouts` must return a Layout by parameter name: got \[\]"),
+            (lambda self, a: {"head.weight": (10, 32)}, "`layouts` must return a Layout by parameter name"),
+        ],
+    )
+    def test_layouts(self, layouts, message):
+        with pytest.raises(LayoutError, match=message):
+            Supernet(build_vit, VIT_SPACE, layouts=partial(layouts, self))
+
+    def test_a_layout_under_the_other_name_of_a_tied_weight_counts(self):
+        def build(a: Width) -> nn.Module:
+            module = nn.Module()
+            module.a, module.b = nn.Linear(a.width, 6), nn.Linear(a.width, 6)
+            module.b.weight = module.a.weight
+            return module
+
+        supernet = Supernet(
+            build, Space(Width(oneof(4, 8))), layouts=lambda a: {"b.weight": Layout((2, 3, a.width))}
+        )
+        assert supernet.stored["a.weight"] == Layout((2, 3, 8))
+
+    def test_no_module(self):
+        with pytest.raises(LayoutError, match="`build` must return a module: got NoneType for Width"):
+            Supernet(lambda a: None, Space(Width(oneof(4, 8))))
+
+    def test_lazy_modules(self):
+        with pytest.raises(LayoutError, match="`weight` is of a lazy module"):
+            Supernet(lambda a: nn.LazyLinear(a.width), Space(Width(oneof(4, 8))))
+
+    def test_buffers_that_are_made_of_weights(self):
+        def build(a: Width) -> nn.Module:
+            return nn.utils.spectral_norm(nn.Linear(3, a.width))
+
+        supernet = Supernet(build, Space(Width(oneof(4, 8))))
+        assert set(supernet.bank) == {"bias", "weight_orig"}
+        x = torch.ones(2, 3)
+        with torch.no_grad():
+            assert supernet(Width(4), x).shape == (2, 4)
 
 
 def test_state_round_trip(supernets):

@@ -158,8 +158,18 @@ def compare(point: HierarchicalTransformer, model: Any) -> tuple[Parity, nn.Modu
         renames = model.at(side) if hasattr(model, "at") else model
         load(ours, translated(state, renames)).eval()
         difference[side] = relative(answer(ours, images(side)), answers[side])
+    for side in getattr(model, "BUILT_FOR", ()):
+        difference[side] = _at_another_side(model, side)
     made, weights, work = shape
     return Parity(made, parameters(ours), weights, mmacs(ours, SIDE), work, difference), ours
+
+
+def _at_another_side(model: Any, side: int) -> float:
+    """The difference where both are built for images of another side."""
+    reference = with_random_weights(model.reference(side), side)
+    point = POINTS[model.__name__.rpartition(".")[2]](side=side)
+    ours = load(build(point), translated(reference.state_dict(), model)).eval()
+    return relative(answer(ours, images(side)), answer(reference, images(side)))
 
 
 def class_of(module: nn.Module) -> str:

@@ -11,6 +11,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any
 
+import numpy as np
+
 from nas.errors import SpaceError
 
 Law = tuple[str, Callable[[Any], bool]]
@@ -76,7 +78,8 @@ class Checked:
         for name, (must, holds) in _laws_of(cls):
             for value in _possible(getattr(self, name)):
                 if not holds(value):
-                    raise SpaceError(f"`{name}` of {cls.__name__} must be {must}: got {value!r}.")
+                    remedy = " Make it a number of Python's own." if isinstance(value, np.generic) else ""
+                    raise SpaceError(f"`{name}` of {cls.__name__} must be {must}: got {value!r}.{remedy}")
 
 
 def _possible(value: Any) -> Iterator[Any]:

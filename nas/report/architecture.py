@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from nas.outline import TYPE, one_line, outline
+from nas.outline import TYPE, one_line, outline, plain
 from nas.report.parts import BITS, Bar, Block, Column, alone, bars_of, columns_of, mixers_of
 from nas.report.style import CHANNEL_MIXER, INK, MONOSPACE, MUTED, mixer_look
 from nas.report.svg import box, document, group, number, room, words
@@ -39,13 +39,15 @@ class _Scale:
         return THICKNESS if bar.bits is None else bar.bits * self.bit
 
 
-def architecture_svg(architecture: Mapping[str, Any]) -> str:
-    """An SVG picture, complete in itself, of an architecture's JSON; without anything to draw, its outline.
+def architecture_svg(architecture: Any) -> str:
+    """An SVG picture, complete in itself, of an architecture or its JSON; without anything to draw, its
+    outline.
 
     Stages are a list of parts that have blocks; where there is none, each list of parts, or else of
     numbers, is a column. Parts beside the lists, such as a stem, are slim. A block that equals the one
     above it repeats the bars without the words.
     """
+    architecture = plain(architecture)
     columns = columns_of(architecture)
     bars = [bar for column in columns for bar in bars_of(column)]
     name = str(architecture.get(TYPE, "")) or "architecture"

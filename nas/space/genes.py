@@ -161,19 +161,20 @@ class _Walk:
         return Flat(genes, sites, {key: place[gene] for key, gene in self.at.items()})
 
     def _order(self) -> list[int]:
-        """Depth first, but a shared gene only after everything that decides whether it is asked for."""
-        ranks: dict[int, int] = {}
+        """Depth first, but a shared gene only after everything that decides whether it is asked for: it goes
+        with the last of those, behind it."""
+        ranks: dict[int, tuple[int, int]] = {}  # the place, and how many steps behind it
 
-        def rank(gene: int, above: frozenset[int]) -> int:
+        def rank(gene: int, above: frozenset[int]) -> tuple[int, int]:
             if gene in above:
                 raise SpaceError(f"A tied hole must not stand inside itself: `{list(self.keys)[gene][0]}`.")
             if gene not in ranks:
                 needed = {g for c in self.conditions[gene] for g, _, _ in c}
-                ranks[gene] = max([gene] + [rank(g, above | {gene}) for g in needed])
+                behind = [(place, steps + 1) for place, steps in (rank(g, above | {gene}) for g in needed)]
+                ranks[gene] = max([(gene, 0), *behind])
             return ranks[gene]
 
-        depth = {g: len(self.conditions[g][0]) for g in range(len(self.keys))}
-        return sorted(depth, key=lambda g: (rank(g, frozenset()), depth[g], g))
+        return sorted(range(len(self.keys)), key=lambda g: (rank(g, frozenset()), g))
 
     def _names(self) -> list[str]:
         """The paths; where several choices share one, with the class that asks and a number."""

@@ -9,20 +9,21 @@ from search_spaces.pretrained.translation import Rename
 
 SOURCE = "timm: hiera_tiny_224"
 SIDES = (224,)
-ONE_SIDE_BECAUSE = "its mask units are laid out for one size, and its table of positions is not interpolated"
+BUILT_FOR = (256,)  # sides for which it can be built, too
 
 
-def reference() -> nn.Module:
-    """The published implementation, with random weights."""
+def reference(side: int = 224) -> nn.Module:
+    """The published implementation, built for images of that side, with random weights."""
     prepare()
     import timm
 
-    return timm.create_model("hiera_tiny_224")
+    return timm.create_model("hiera_tiny_224", img_size=side)
 
 
 def table(tensor: Tensor) -> Tensor:
-    """(1, 56 · 56, C) to (56, 56, C)."""
-    return tensor[0].unflatten(0, (56, 56))
+    """(1, side · side, C) to (side, side, C)."""
+    side = round(tensor.shape[1] ** 0.5)
+    return tensor[0].unflatten(0, (side, side))
 
 
 def _block(theirs: int, stage: int, ours: int) -> list[Rename]:

@@ -9,21 +9,21 @@ from search_spaces.pretrained.translation import Rename
 
 SOURCE = "timm: nest_tiny"
 SIDES = (224,)
-ONE_SIDE_BECAUSE = "its tables of positions have one size and are not interpolated"
+BUILT_FOR = (256,)  # sides for which it can be built, too
 
 
-def reference() -> nn.Module:
-    """The published implementation, with random weights."""
+def reference(side: int = 224) -> nn.Module:
+    """The published implementation, built for images of that side, with random weights."""
     prepare()
     import timm
 
-    return timm.create_model("nest_tiny")
+    return timm.create_model("nest_tiny", img_size=side)
 
 
 def spread(tensor: Tensor) -> Tensor:
-    """Positions block by block, (1, blocks, 14 · 14, C), to a map (H, W, C)."""
-    side = round(tensor.shape[1] ** 0.5)
-    blocks = tensor[0].unflatten(0, (side, side)).unflatten(2, (14, 14))
+    """Positions block by block, (1, blocks, side · side, C), to a map (H, W, C)."""
+    count, side = (round(length**0.5) for length in tensor.shape[1:3])
+    blocks = tensor[0].unflatten(0, (count, count)).unflatten(2, (side, side))
     return blocks.transpose(1, 2).flatten(0, 1).flatten(1, 2)
 
 

@@ -9,15 +9,15 @@ from search_spaces.pretrained.translation import Rename
 
 SOURCE = "timm: visformer_small"
 SIDES = (224,)
-ONE_SIDE_BECAUSE = "its tables of positions have one size and are not interpolated"
+BUILT_FOR = (256,)  # sides for which it can be built, too
 
 
-def reference() -> nn.Module:
-    """The published implementation, with random weights."""
+def reference(side: int = 224) -> nn.Module:
+    """The published implementation, built for images of that side, with random weights."""
     prepare()
     import timm
 
-    return timm.create_model("visformer_small")
+    return timm.create_model("visformer_small", img_size=side)
 
 
 def channels_last(tensor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from layers.test_contract import CHOICES, SIDE, WIDTH, build, inputs, largest, run
@@ -80,6 +81,13 @@ def test_a_value_that_is_none_is_refused(name):
         with pytest.raises(SpaceError) as raised:
             Sizes(**{name: value})
         assert str(raised.value) == f"`{name}` of Sizes must be {must}: got {value!r}."
+
+
+def test_numbers_of_numpy_are_refused_with_a_word():
+    with pytest.raises(
+        SpaceError, match=r"at least 1: got np\.int64\(2\)\. Make it a number of Python's own"
+    ):
+        Sizes(count=np.int64(2))
 
 
 @pytest.mark.parametrize("name", TAKEN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,9 @@ TABLE = "swin.encoder.layers.1.blocks.0.attention.relative_position_bias.relativ
             rf"must have its published shape: `{TABLE}` has \(529, 2\)",
         ),
         (lambda s: s | {"classifier.weight": torch.zeros(9, 16)}, r"head\.linear\.weight \(9, 16\) for"),
-        (lambda s: {}, "must hold a classifier"),
+        (lambda s: {}, "must hold tensors: .* has none"),
+        (lambda s: s | {"classifier.bias": torch.tensor(1.0)}, r"a bias per class: got one of shape \(\)"),
+        (lambda s: s | {"classifier.bias": torch.zeros(0)}, r"a bias per class: got one of shape \(0,\)"),
         (lambda s: {"classifier.bias": torch.zeros(3)}, "missing"),
         (lambda s: s | {UP: torch.full((32, 8), torch.nan)}, r"finite floats: `.*up\.weight` has NaN"),
         (lambda s: s | {UP: torch.zeros(32, 8, dtype=torch.int8)}, "finite floats: .* has torch.int8"),
@@ -170,6 +173,8 @@ TABLE = "swin.encoder.layers.1.blocks.0.attention.relative_position_bias.relativ
         "another window",
         "another classifier",
         "nothing",
+        "a number for a classifier",
+        "no classes",
         "next to nothing",
         "NaN",
         "whole numbers",
@@ -262,7 +267,32 @@ def test_damaged_files(swin, saved):
         from_pretrained("swin_tiny", path)
 
 
-@pytest.mark.parametrize("name", ["swin_small", "os.path", "../pretrained/swin_tiny"])
+@pytest.mark.parametrize(
+    ("name", "side", "message"),
+    [
+        ("swin_tiny", 256, "`side` must be left out for swin_tiny, which takes images of any size: got 256"),
+        ("pit_small", 250, "`side` must be a multiple of 32: got 250"),
+        ("nest_tiny", "256", "`side` must be a multiple of 32: got '256'"),
+    ],
+)
+def test_a_side_that_a_model_cannot_be_laid_out_for(name, side, message, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    with pytest.raises(DataError, match=message):
+        from_pretrained(name, path, side=side)
+
+
+def test_a_checkpoint_for_images_of_another_side(tmp_path):
+    prepare()
+    theirs = import_module("search_spaces.pretrained.pit_small").reference(256)
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    ours = from_pretrained("pit_small", tmp_path / "model.safetensors", side=256)
+    assert ours.stages[0].position.table.shape == (31, 31, 144)
+    with pytest.raises(DataError, match=r"stages\.0\.position\.table \(31, 31, 144\) for \(27, 27, 144\)"):
+        from_pretrained("pit_small", tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["swin_small", "os.path", "../pretrained/swin_tiny", ["swin_tiny"]])
 def test_an_unknown_name_lists_those_that_there_are(name, tmp_path):
     with pytest.raises(DataError, match=r"convnext_tiny, cswin_tiny, .*vit_small: got ") as caught:
         from_pretrained(name, tmp_path / "model.safetensors")

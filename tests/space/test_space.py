@@ -68,6 +68,10 @@ SPACES = {
     "tied below options": Space(
         Net(4, repeat(Layer(oneof(Conv(3), Attend(tied("heads", oneof(1, 2))))), 2, 2)),
     ),
+    "tied beside another option": Space(
+        Net(4, repeat(Layer(oneof(Attend(tied("heads", oneof(1, 2))), Conv(3))), 1, 3)),
+        [Constraint(Attend, heads_divide)],
+    ),
     "empty tuple": Space(Net(4, repeat(Layer(Conv(oneof(3, 5))), 0, 2))),
     "numbers": Space(Net(oneof(4, 6), (Layer(Conv(3)),), between(1e-3, 1e-1, log=True))),
     "hierarchical": hierarchical.space(Task),
@@ -161,6 +165,8 @@ def test_size_counts_ties_once():
     assert SPACES["tied"].size == 2 * 3 * 3
     # two layers: conv-conv 1, conv-attend and attend-conv 2 each, attend-attend 2 (heads are tied)
     assert SPACES["tied below options"].size == 7
+    # of one to three layers, all conv once, and with an attend anywhere for each number of heads
+    assert SPACES["tied beside another option"].size == sum(1 + 2 * (2**n - 1) for n in (1, 2, 3))
 
 
 def test_every_legal_architecture_is_sampled():
