@@ -20,8 +20,8 @@ class Rotary(AttentionPosition):
     2024, §3.2).
 
     Pairs take turns between rows and columns, and the k-th of either turns by base^(−k/8) per position,
-    whatever the dimension of a head: so a smaller head keeps the angles of its channels. A head of two channels
-    has one pair, which tells rows apart and not columns.
+    whatever the dimension of a head: so a smaller head keeps the angles of its channels. A head of two
+    channels has one pair, which tells rows apart and not columns.
     """
 
     base: float = field(default=100.0)
