@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from experiments import digits
 from nas.errors import RunError
 from nas.phases.tune import Tuning, as_it_is, recipe_settings, tunable, with_settings
-from nas.training import Only, Sandwich, SinglePath
+from nas.tasks import Tally
+from nas.training import Epoch, OneBatch, Only, Sandwich, SinglePath
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,31 @@ def test_a_recipe_is_read_back(tmp_path):
         "training.learning_rate": "0.01",
         "training.subnets": "nas.training.OneBatch",
     }
+
+
+@pytest.mark.parametrize(
+    ("rule", "epochs", "times"),
+    [
+        (SinglePath(), 8, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (OneBatch(4), 8, [1, 2, 3, 4, 5, 6, 7, 8]),  # a batch in all, whoever gets which share of it
+        (Sandwich(random=2), 2, [4, 8]),
+        (Sandwich(random=2, smallest=False), 3, [3, 6, 9]),
+    ],
+)
+def test_rules_are_compared_by_equal_work(rule, epochs, times, experiment, monkeypatch):
+    module, reported, trained = sys.modules["nas.phases.tune"], [], []
+
+    def training(supernet, task, recipe, folder, seed, on_epoch):
+        trained.append(recipe.epochs)
+        for epoch in range(1, recipe.epochs + 1):
+            on_epoch(Epoch(epoch, epoch, 0.0, 0.0, None, 0.0, 0.0))
+
+    monkeypatch.setattr(module, "train", training)
+    monkeypatch.setattr(module, "subnet_accuracy", lambda *_: Tally(50.0, 2500.0, 1))
+    one = replace(experiment, training=replace(experiment.training, subnets=rule))
+    module._objective((one, 8), {}, lambda epoch, score, time: reported.append(time))
+    assert trained == [epochs]
+    assert reported == times
 
 
 @pytest.mark.parametrize("settings", [{"samples": 0}, {"epochs": 0}])

@@ -17,11 +17,12 @@ from nas.cluster.local import connect
 from nas.errors import RunError
 
 REDUCTION = 3  # of those that reach a rung, one in so many goes on (Li et al., 2020)
-EPOCH, SCORE, SECONDS = "epoch", "score", "core_seconds"
+EPOCH, TIME, SCORE, SECONDS = "epoch", "time", "score", "core_seconds"
 
 Settings = dict[str, Any]
 Report = Callable[..., None]
-"""Takes the epoch, from 1 on, the score so far and the core-seconds; may end the trial."""
+"""Takes the epoch, from 1 on, the score so far, the core-seconds, and the time by which trials are compared
+(the epoch, where none is given); may end the trial."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def tune(
     storage: Path,
     *,
     samples: int,
-    epochs: int,
+    longest: float,
     first: Settings | None = None,
     seed: int = 0,
     workers: int = 2,
@@ -55,7 +56,7 @@ def tune(
         objective: of `shared` and a configuration; reports a score to be maximised after each epoch.
         space: Optuna's distributions by name.
         storage: an SQLite file of Optuna's, from which a later call goes on.
-        epochs: of a configuration that is never ended.
+        longest: time after which a configuration ends, as `objective` reports it.
         first: the configuration that is tried first.
 
     Raises:
@@ -64,7 +65,7 @@ def tune(
     disconnect = connect(workers, address)
     try:
         return _tune(
-            objective, shared, space, storage, samples, epochs, first, seed, workers, on_trial, by_value
+            objective, shared, space, storage, samples, longest, first, seed, workers, on_trial, by_value
         )
     finally:
         disconnect()
@@ -76,7 +77,7 @@ def _tune(
     space: Mapping[str, Any],
     storage: Path,
     samples: int,
-    epochs: int,
+    longest: float,
     first: Settings | None,
     seed: int,
     workers: int,
@@ -121,10 +122,10 @@ def _tune(
                 tune_config=ray_tune.TuneConfig(
                     search_alg=ConcurrencyLimiter(search, max_concurrent=max(1, workers)),
                     scheduler=ASHAScheduler(
-                        time_attr=EPOCH,
+                        time_attr=TIME,
                         metric=SCORE,
                         mode="max",
-                        max_t=epochs,
+                        max_t=longest,
                         grace_period=1,
                         reduction_factor=REDUCTION,
                     ),
@@ -206,10 +207,10 @@ def _several(
         raise RunError(f"Training must not fail, but did: {str(errors[0]).strip().splitlines()[-1]}")
 
 
-def _report(epoch: int, score: float, core_seconds: float = 0.0) -> None:
+def _report(epoch: int, score: float, core_seconds: float = 0.0, time: float | None = None) -> None:
     from ray import tune as ray_tune
 
-    ray_tune.report({EPOCH: epoch, SCORE: score, SECONDS: core_seconds})
+    ray_tune.report({EPOCH: epoch, TIME: time or epoch, SCORE: score, SECONDS: core_seconds})
 
 
 def _prepare(by_value: Sequence[ModuleType]) -> None:

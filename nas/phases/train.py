@@ -22,13 +22,11 @@ def train_supernet(run: Run) -> None:
     with bar("Train the supernet", recipe.epochs) as progress:
 
         def on_epoch(epoch: Epoch) -> None:
-            note = (
-                f"loss {epoch.loss:.3f}  accuracy largest {epoch.largest_accuracy:.1f}%  "
-                f"smallest {epoch.smallest_accuracy:.1f}%"
-            )
+            accuracies = [a for a in (epoch.first_accuracy, epoch.second_accuracy) if a is not None]
+            note = f"loss {epoch.loss:.3f}  accuracy {', '.join(f'{a:.1f}%' for a in accuracies)}"
             progress.advance(note, epoch.epoch - done[0])
             done[0] = epoch.epoch
-            values = {k: v for k, v in vars(epoch).items() if k not in ("epoch", "step")}
+            values = {k: v for k, v in vars(epoch).items() if k not in ("epoch", "step") and v is not None}
             run.tracker.metrics(epoch.step, values, prefix="training")
 
         done = [0]

@@ -36,11 +36,12 @@ class Tuning:
 
     Attributes:
         samples: configurations.
-        epochs: of a training that is not ended before.
+        epochs: of a training that is not ended before and trains one subnet a step; one that trains several
+            has as many fewer, since all are compared by equal work.
     """
 
     samples: int = 24
-    epochs: int = 9
+    epochs: int = 27
 
     def __post_init__(self) -> None:
         for name in ("samples", "epochs"):
@@ -113,7 +114,7 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
             space,
             folder / "optuna.db",
             samples=tuning.samples,
-            epochs=tuning.epochs,
+            longest=tuning.epochs,
             first=first,
             seed=experiment.seed,
             workers=workers,
@@ -151,23 +152,36 @@ def recipe_settings(run_dir: Path, name: str) -> dict[str, str]:
 
 
 def _objective(shared: tuple[Experiment, int], settings: Settings, report: Report) -> None:
-    """A short training, judged after each epoch."""
+    """A short training, judged after each epoch; its time is in passes of a subnet over *train*."""
     experiment, epochs = shared
     experiment = with_settings(experiment, settings)
     space, rng = experiment.space, np.random.default_rng(0)
     panel = [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(PANEL))]
-    supernet = experiment.supernet()
+    supernet, passes = experiment.supernet(), _passes(experiment)
     recipe = replace(
-        experiment.training, epochs=epochs, checkpoint_seconds=1e9, workers=1, threads=1, ema=0.0
+        experiment.training,
+        epochs=max(1, round(epochs / passes)),
+        checkpoint_seconds=1e9,
+        workers=1,
+        threads=1,
+        ema=0.0,
     )
 
     def judge(epoch: Epoch) -> None:
         found = [subnet_accuracy(supernet, a, experiment.task, "search").mean for a in panel]
         sign = 1 if experiment.task.metric.direction == "maximize" else -1
-        report(epoch.epoch, sign * float(np.mean(found)))
+        report(epoch.epoch, sign * float(np.mean(found)), time=passes * epoch.epoch)
 
     with tempfile.TemporaryDirectory() as folder:
         train(supernet, experiment.task, recipe, Path(folder), seed=experiment.seed, on_epoch=judge)
+
+
+def _passes(experiment: Experiment) -> float:
+    """How many subnets go over the whole batch in a step, the mean over a training."""
+    rule, space = experiment.training.subnets, experiment.training.trained(experiment.space)
+    if rule.shares_batch:
+        return 1.0
+    return float(np.mean([len(rule.at(space, 0, step, step / 10)) for step in range(10)]))
 
 
 def _print(best: list[Tried]) -> None:

@@ -95,10 +95,12 @@ def accuracy_figure(view: RunView, device: str) -> go.Figure | None:
 
 
 def training_figure(history: Sequence[Record]) -> go.Figure | None:
-    """Loss and the accuracy of the sampled extremes while the supernet trained."""
+    """Loss and the accuracy of the first two subnets of each step while the supernet trained."""
     if not history:
         return None
-    accuracies = sorted({k for record in history for k in record if k.endswith("_accuracy")})
+    accuracies = sorted(
+        {k for record in history for k, v in record.items() if k.endswith("_accuracy") and v is not None}
+    )
     made = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
     look = figure("How the supernet learned: its loss, and its subnets' accuracy").layout
     plain = look.to_plotly_json()  # without the unset properties, which would undo the two domains
@@ -123,7 +125,7 @@ def _curve(history: Sequence[Record], name: str, colour: str) -> go.Scatter:
         x=[step for step, _ in points],
         y=[number for _, number in points],
         mode="lines",
-        name=name.removesuffix("_accuracy"),
+        name=name.replace("_accuracy", " subnet of a step"),
         line={"color": colour, "width": 2},
     )
 

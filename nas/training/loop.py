@@ -38,14 +38,16 @@ class Epoch:
     """What an epoch of training showed: means over its steps, accuracy in % on augmented *train*.
 
     Attributes:
+        first_accuracy: of the first subnet of each step: the largest, where the rule begins with it.
+        second_accuracy: of the second, such as the smallest of a sandwich; None where a step has one.
         waiting: share of the time in which training waited for batches.
     """
 
     epoch: int
     step: int
     loss: float
-    largest_accuracy: float
-    smallest_accuracy: float
+    first_accuracy: float
+    second_accuracy: float | None
     learning_rate: float
     seconds: float
     waiting: float = 0.0
@@ -155,13 +157,12 @@ class _Training:
     def _record(self, epoch: int) -> Epoch:
         """What the epoch showed, in the history too."""
         sums, self.sums = self.sums, _Sums()
-        largest, smallest = sums.tallies[0].mean, sums.tallies[-1].mean
-        if not sums.tallies[-1].n:  # one and the same where a step trains one
-            smallest = largest
+        first, others = sums.tallies
+        second = others.mean if others.n else None
         rate = self.recipe.rate((self.step - 1) / self.steps)
         waiting = sums.waited / sums.seconds if sums.seconds else 0.0
         record = Epoch(
-            epoch, self.step, sums.loss / sums.steps, largest, smallest, rate, sums.seconds, waiting
+            epoch, self.step, sums.loss / sums.steps, first.mean, second, rate, sums.seconds, waiting
         )
         if self.group.rank == 0:
             with open(self.folder / "history.jsonl", "a") as history:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nas.errors import RunError
@@ -13,7 +13,7 @@ from nas.space import Space
 from nas.tasks.mixing import Mix
 from nas.training.distillation import Distillation
 from nas.training.optimizer import Group
-from nas.training.subnets import Only, Sandwich, Subnets
+from nas.training.subnets import Only, SinglePath, Subnets
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Recipe:
     weight_decay: float = 0.05
     warmup: float = 0.05
     clip: float = 1.0
-    subnets: Subnets = field(default_factory=Sandwich)
+    subnets: Subnets = SinglePath()
     withheld: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     distillation: Distillation = Distillation()
     project: bool = False

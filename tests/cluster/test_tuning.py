@@ -34,7 +34,7 @@ def fails(shared, settings, report):
 
 def test_the_best_of_all_that_was_tried(tmp_path):
     told = []
-    options = {"epochs": 9, "first": FIRST, "by_value": HERE}
+    options = {"longest": 9, "first": FIRST, "by_value": HERE}
     found = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=6, on_trial=told.append, **options)
     assert len(found) == len(told) == 6
     assert [t.score for t in found] == sorted((t.score for t in found), reverse=True)
@@ -54,7 +54,7 @@ def test_the_best_of_all_that_was_tried(tmp_path):
 
 def test_nothing_that_works_is_an_error(tmp_path):
     with pytest.raises(RunError, match="must reach a score, but none of 2 did"):
-        tune(fails, None, SPACE, tmp_path / "b.db", samples=2, epochs=2, by_value=HERE)
+        tune(fails, None, SPACE, tmp_path / "b.db", samples=2, longest=2, by_value=HERE)
 
 
 def fails_at_one(shared, item, report):

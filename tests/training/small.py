@@ -9,10 +9,10 @@ import torch
 
 from nas.supernet import Supernet
 from nas.tasks import from_arrays
-from nas.training import Gradients, Recipe, SlicedAdamW, train
+from nas.training import Gradients, Recipe, Sandwich, SlicedAdamW, train
 from search_spaces import hierarchical
 
-RECIPE = Recipe(epochs=4, checkpoint_seconds=0, threads=1, learning_rate=1e-3)
+RECIPE = Recipe(epochs=4, checkpoint_seconds=0, threads=1, learning_rate=1e-3, subnets=Sandwich())
 
 
 def made_up_task(n: int = 120, batch_size: int = 32, **kw):
