@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nas.errors import DataError
 from nas.experiment import Experiment
@@ -22,14 +23,21 @@ from search_spaces import costs, hierarchical
 
 SHARES = {"train": 0.8, "search": 0.1, "select": 0.1, "test": 0.2}  # 40,000 5,000 5,000, test: a file
 TRAIN_IMAGES = 10_000
-HEADS = {"heads": oneof(1, 2, 4), "head_dim": 8}
-MIXERS: tuple[Mixer, ...] = (
-    Pooling(3),
-    DepthwiseConv(oneof(3, 5)),
-    LinearAttention(**HEADS),
-    Window(**HEADS, size=oneof(2, 4)),
-    Global(**HEADS),
-)
+
+
+def mixers(heads: tuple[int, ...]) -> tuple[Mixer, ...]:
+    """Five, from cheap to dear."""
+    attention: dict[str, Any] = {"heads": oneof(*heads), "head_dim": 8}
+    return (
+        Pooling(3),
+        DepthwiseConv(oneof(3, 5)),
+        LinearAttention(**attention),
+        Window(**attention, size=oneof(2, 4)),
+        Global(**attention),
+    )
+
+
+MIXERS = mixers(heads=(1, 2, 4))
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,12 @@ IMAGES = Images()
 
 
 def cifar10(data: str | None) -> ImageClassification:
-    """The task; *train* is cut to `TRAIN_IMAGES`.
+    """The task; *train* is cut to `TRAIN_IMAGES`."""
+    return images(data).fewer(train=TRAIN_IMAGES)
+
+
+def images(data: str | None) -> ImageClassification:
+    """All images.
 
     Raises:
         DataError: no `data`.
@@ -54,8 +67,7 @@ def cifar10(data: str | None) -> ImageClassification:
             "`data` must say where CIFAR-10 is: --set data=FOLDER, with train….parquet and test….parquet as "
             "on the hub, or train/CLASS/… and test/CLASS/…"
         )
-    task = from_path(data, shares=SHARES, augment=RandomCropFlip(), batch_size=128)
-    return task.fewer(train=TRAIN_IMAGES)
+    return from_path(data, shares=SHARES, augment=RandomCropFlip(), batch_size=128)
 
 
 def space(task: ImageClassification | Images, mixers: Sequence[Mixer] = MIXERS) -> Space:
@@ -80,5 +92,5 @@ def experiment(data: str | None = None) -> Experiment:
         space=choices,
         build=hierarchical.build,
         features=costs.features(choices, task.image_shape[-1]),
-        training=Recipe(epochs=40),
+        training=Recipe(epochs=150),
     )

@@ -21,5 +21,5 @@ def experiment(data: str | None = None, side: str | None = None) -> Experiment:
         space=space,
         build=hierarchical.build,
         features=costs.features(space, task.image_shape[-1]),
-        training=Recipe(epochs=70),
+        training=Recipe(epochs=280),
     )

@@ -83,7 +83,7 @@ def test_rules_are_compared_by_equal_work(rule, epochs, times, experiment, monke
     monkeypatch.setattr(module, "train", training)
     monkeypatch.setattr(module, "subnet_accuracy", lambda *_: Tally(50.0, 2500.0, 1))
     one = replace(experiment, training=replace(experiment.training, subnets=rule))
-    module._objective((one, 8), {}, lambda epoch, score, time: reported.append(time))
+    module._objective((one, 8), {}, lambda epoch, score, seconds, time: reported.append(time))
     assert trained == [epochs]
     assert reported == times
 

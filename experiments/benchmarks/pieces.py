@@ -74,6 +74,24 @@ def front(
     return [trials[i] for i in sorted(best[widest], key=lambda i: float(found[i, 1]))]
 
 
+def trained_and_searched(
+    supernet: Supernet, task: ImageClassification, recipe: Recipe, seed: int, cost: Costs, label: str
+) -> tuple[list[Trial], dict[str, Any]]:
+    """The finalists of a supernet that is trained here, and their figures with the core-seconds of both."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
+        train(supernet, task, recipe, Path(folder), seed=seed)
+        trained = time.process_time()
+        trials = front(supernet, task, Path(folder), seed, cost)
+        searched = time.process_time()
+    seconds = {"training": trained - start, "search": searched - trained}
+    figures: dict[str, Any] = {"epochs": recipe.epochs, "core_seconds": seconds} | found_by(trials, supernet)
+    spent = f"{seconds['training']:.0f} + {seconds['search']:.0f} core-seconds"
+    best = max(figures["search_accuracy"])
+    print(f"{label} {seed}: {recipe.epochs} epochs, {spent}, {best:.1f} %", flush=True)
+    return trials, figures
+
+
 # --- core-seconds ---------------------------------------------------------------------------------
 
 

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,11 +32,10 @@ from experiments.benchmarks.pieces import (
     Piece,
     epoch_seconds,
     epochs_in,
-    found_by,
-    front,
     predictions,
     select,
     share_of,
+    trained_and_searched,
 )
 from experiments.benchmarks.results import FOLDER, write
 from nas.space import Space
@@ -54,7 +51,6 @@ from nas.training import (
     Recipe,
     Sandwich,
     SinglePath,
-    train,
 )
 from search_spaces import hierarchical
 from search_spaces.costs import Mmacs
@@ -83,7 +79,7 @@ PIECES = [(arm, seed) for seed in SEEDS for arm in ARMS]
 def main(data: str, share: str = "") -> None:
     torch.set_num_threads(1)
     task = cifar10_small.cifar10(data).fewer(search=SEARCHED)
-    arms = {arm: (lambda: _supernet(task), recipe) for arm, recipe in ARMS.items()}
+    arms = {arm: (lambda: new_supernet(task), recipe) for arm, recipe in ARMS.items()}
     seconds = epoch_seconds(RAW / "seconds.json", arms, task)
     for arm, seed in share_of(PIECES, share):
         if not _file(arm, seed).exists():
@@ -94,27 +90,23 @@ def main(data: str, share: str = "") -> None:
 
 def piece(task: ImageClassification, arm: str, seed: int, epochs: int) -> None:
     """Trains, searches and judges one supernet; writes its predictions."""
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.process_time()
-        supernet = _supernet(task, seed)
-        train(supernet, task, replace(ARMS[arm], epochs=epochs), Path(folder), seed=seed)
-        trained = time.process_time()
-        trials = front(supernet, task, Path(folder), seed, COST(supernet.space))
-        searched = time.process_time()
+    judged(_file(arm, seed), task, replace(ARMS[arm], epochs=epochs), seed, arm)
+
+
+def judged(file: Path, task: ImageClassification, recipe: Recipe, seed: int, label: str) -> None:
+    """Trains a supernet by a recipe and judges it as all rules are judged; writes a piece."""
+    supernet = new_supernet(task, seed)
+    trials, figures = trained_and_searched(supernet, task, recipe, seed, COST(supernet.space), label)
     space = supernet.space
     classes = {
         "front": predictions(supernet, [t.architecture for t in trials], task),
         "panel": predictions(supernet, panel(space), task, PANEL_IMAGES),
         "ends": predictions(supernet, [space.largest(), space.smallest()], task),
     }
-    seconds = {"training": trained - start, "search": searched - trained}
-    figures: dict[str, Any] = {"epochs": epochs, "core_seconds": seconds} | found_by(trials, supernet)
-    Piece.write(_file(arm, seed), figures, classes)
-    spent = f"{trained - start:.0f} + {searched - trained:.0f} core-seconds"
-    print(f"{arm} {seed}: {epochs} epochs, {spent}, {max(figures['search_accuracy']):.1f} %", flush=True)
+    Piece.write(file, figures, classes)
 
 
-def _supernet(task: ImageClassification, seed: int = 0) -> Supernet:
+def new_supernet(task: ImageClassification, seed: int = 0) -> Supernet:
     return Supernet(hierarchical.build, cifar10_small.space(task), seed=seed)
 
 

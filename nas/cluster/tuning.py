@@ -27,12 +27,14 @@ Report = Callable[..., None]
 
 @dataclass(frozen=True)
 class Tried:
-    """A configuration, what it reached, and after how many epochs it ended."""
+    """A configuration, what it reached, after how many epochs it ended, and its core-seconds (0 where another
+    call tried it: Optuna's storage does not have them)."""
 
     number: int
     settings: Settings
     score: float
     epochs: int
+    core_seconds: float = 0.0
 
 
 def tune(
@@ -114,7 +116,9 @@ def _tune(
         numbers = count(len(done))
 
         def ended(config: Settings, figures: dict[str, Any]) -> None:
-            on_trial(Tried(next(numbers), config, float(figures[SCORE]), int(figures[EPOCH])))
+            on_trial(
+                Tried(next(numbers), config, float(figures[SCORE]), int(figures[EPOCH]), figures[SECONDS])
+            )
 
         with TemporaryDirectory(prefix="nas-tune-") as folder:
             tuner = ray_tune.Tuner(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from nas.architecture import architecture_id
 from nas.assessment import Assessed, with_intervals
 from nas.cluster import each
 from nas.console import bar, console
@@ -59,11 +60,11 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
     assessed = Assessed(
         np.array([c.cost for c in chosen]),
         np.array([c.bin for c in chosen]),
-        np.array([_inherited(run, c, folder) for c in chosen]),
-        np.array([[_read(_file(folder, c, s)) for s in range(assessment.seeds)] for c in chosen]),
+        np.array([_inherited(run, c.architecture, folder) for c in chosen]),
+        np.array([[read_right(_file(folder, c, s)) for s in range(assessment.seeds)] for c in chosen]),
         np.array([c.seen for c in chosen]),
     )
-    results = _results(run, assessment, chosen, assessed)
+    results = _results(run, assessment, chosen, assessed) | {"ends": _ends(run, folder)}
     path = run.directory.path / "assessment.json"
     write_atomically(path, json.dumps(results, indent=1) + "\n")
     picture = draw_assessment(results, run.directory.path / "assessment.png")
@@ -96,11 +97,20 @@ def _right(supernet: Supernet, architecture: Any, task: Task) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _inherited(run: Run, subnet: Chosen, folder: Path) -> np.ndarray:
-    path = folder / f"{subnet.id}-inherited-{run.weights}.npz"
+def _inherited(run: Run, architecture: Any, folder: Path) -> np.ndarray:
+    path = folder / f"{architecture_id(architecture)}-inherited-{run.weights}.npz"
     if not path.exists():
-        _write(path, _right(run.supernet, subnet.architecture, run.experiment.task))
-    return _read(path)
+        _write(path, _right(run.supernet, architecture, run.experiment.task))
+    return read_right(path)
+
+
+def _ends(run: Run, folder: Path) -> dict[str, dict[str, Any]]:
+    """What the largest and the smallest subnet inherit, in %."""
+    space = run.experiment.space
+    return {
+        name: {"id": architecture_id(a), "inherited": float(100 * _inherited(run, a, folder).mean())}
+        for name, a in (("largest", space.largest()), ("smallest", space.smallest()))
+    }
 
 
 def _require_classes(task: Task) -> None:
@@ -127,7 +137,7 @@ def _write(path: Path, right: np.ndarray) -> None:
     os.replace(temporary, path)
 
 
-def _read(path: Path) -> np.ndarray:
+def read_right(path: Path) -> np.ndarray:
     with np.load(path, allow_pickle=False) as data:
         right: np.ndarray = np.unpackbits(data["right"], count=int(data["n"])).astype(bool)
     return right
@@ -143,6 +153,7 @@ def _results(
     subnets = [
         {
             "id": c.id,
+            "architecture": run.experiment.space.to_json(c.architecture),
             "bin": c.bin,
             "mmacs": c.cost,
             "seen": c.seen,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from nas.training import Epoch, OneBatch, Progressive, Sandwich, SinglePath, tra
 
 SUFFIX = "-tune"
 RECIPE = "recipe.json"
+SPENT = "core_seconds.json"  # of each configuration, as it ended
 PANEL = 6  # random subnets, beside the largest and the smallest, by whose accuracy a recipe is judged
 RULES = {f"nas.training.{rule.__name__}": rule for rule in (Sandwich, SinglePath, OneBatch, Progressive)}
 
@@ -100,8 +102,12 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
     console.print(f"Recipe: {tuning.samples} configurations of {', '.join(space)}.")
 
     with bar("Tune the recipe", tuning.samples) as progress:
+        spent = folder / SPENT
+        seconds: dict[str, float] = json.loads(spent.read_text()) if spent.exists() else {}
 
         def note(tried: Tried) -> None:
+            seconds[str(tried.number)] = tried.core_seconds
+            write_atomically(spent, json.dumps(seconds) + "\n")
             progress.advance(f"score {tried.score:.2f} after {tried.epochs} epochs")
             numbers = {k: v for k, v in tried.settings.items() if isinstance(v, (int, float))}
             run.tracker.metrics(
@@ -123,7 +129,9 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
             by_value=run.modules,
         )
     best = found[0]
-    trials = [vars(t) for t in sorted(found, key=lambda t: t.number)]
+    trials = [
+        vars(t) | {"core_seconds": seconds.get(str(t.number))} for t in sorted(found, key=lambda t: t.number)
+    ]
     results = {"settings": best.settings, "score": best.score, "default": first, "trials": trials}
     path = folder / RECIPE
     write_atomically(path, json.dumps(results, indent=1) + "\n")
@@ -167,10 +175,13 @@ def _objective(shared: tuple[Experiment, int], settings: Settings, report: Repor
         ema=0.0,
     )
 
+    start = time.process_time()
+
     def judge(epoch: Epoch) -> None:
         found = [subnet_accuracy(supernet, a, experiment.task, "search").mean for a in panel]
         sign = 1 if experiment.task.metric.direction == "maximize" else -1
-        report(epoch.epoch, sign * float(np.mean(found)), time=passes * epoch.epoch)
+        spent = time.process_time() - start
+        report(epoch.epoch, sign * float(np.mean(found)), spent, time=passes * epoch.epoch)
 
     with tempfile.TemporaryDirectory() as folder:
         train(supernet, experiment.task, recipe, Path(folder), seed=experiment.seed, on_epoch=judge)

@@ -47,7 +47,7 @@ class Recipe:
         threads: CPU threads; 0 leaves the choice to PyTorch.
     """
 
-    epochs: int = 60
+    epochs: int = 200
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup: float = 0.05

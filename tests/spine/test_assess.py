@@ -28,7 +28,8 @@ def test_subnets_are_trained_once_and_compared(nas, run):
         low, high = (f(s["mmacs"] for s in results["subnets"] if s["bin"] == b) for f in (min, max))
         assert high / low < 1.11
     raw = sorted((run / "assessment").glob("*.npz"))
-    assert len(raw) == 8
+    assert len(raw) == 10  # with what the largest and the smallest inherit
+    assert results["ends"]["smallest"]["inherited"] < results["ends"]["largest"]["inherited"]
     subnet = results["subnets"][0]
     (alone,) = (p for p in raw if p.name == f"{subnet['id']}-0.npz")
     data = np.load(alone)
