@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.benchmarks.results import FOLDER, write
+from experiments.benchmarks.results import FOLDER, between_marks, table, write
 from nas.devices.costs import count, macs
 from nas.layers.block import PoolingBlock
 from search_spaces.hierarchical import HierarchicalTransformer, build
@@ -235,7 +235,15 @@ def changes(module: nn.Module, x: Tensor) -> dict[str, float]:
 # --- the table ------------------------------------------------------------------------------------
 
 PAGE = FOLDER.parent.parent / "docs" / "published-models.md"
-BEGIN, END = "<!-- python -m experiments.benchmarks.published_points -->\n", "<!-- end -->"
+COLUMNS = (
+    "point",
+    "parameters",
+    "MMACs",
+    "of the reference",
+    "largest difference (side)",
+    "least change without a block",
+    "reference",
+)
 
 
 def main() -> None:
@@ -243,7 +251,7 @@ def main() -> None:
     rows = {}
     for name in sorted(POINTS):
         rows[name] = row = measured(POINTS[name](), import_module(f"search_spaces.pretrained.{name}"))
-        print(line(name, row), flush=True)
+        print(*line(name, row), flush=True)
     print(f"written to {write('published_points', {'points': rows})}")
     PAGE.write_text(with_table(PAGE.read_text(), rows))
 
@@ -264,23 +272,23 @@ def measured(point: HierarchicalTransformer, model: Any) -> dict[str, Any]:
 
 def with_table(page: str, rows: Mapping[str, Any]) -> str:
     """The page with the table of `rows` between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    head = (
-        "| point | parameters | MMACs | of the reference | largest difference (side) | least change without "
-        "a block | reference |\n|---|---|---|---|---|---|---|\n"
-    )
-    return before + BEGIN + head + "".join(line(*row) + "\n" for row in rows.items()) + END + after
+    cells = [line(name, row) for name, row in rows.items()]
+    return between_marks(page, "python -m experiments.benchmarks.published_points", table(COLUMNS, cells))
 
 
-def line(name: str, row: Mapping[str, Any]) -> str:
+def line(name: str, row: Mapping[str, Any]) -> list[str]:
     apart = ", ".join(f"{d:.1e} ({side})" for side, d in sorted(row["difference"].items(), key=_by_side))
     same = row["parameters"] == row["reference_parameters"]
     weights = f"{row['parameters']:,}" + ("" if same else f" (reference: {row['reference_parameters']:,})")
-    return (
-        f"| `{name}` | {weights} | {row['mmacs']:,.1f} | {row['reference_mmacs']:,.1f} | {apart} | "
-        f"{row['least change without a block']:.1%} of {row['blocks']} | {row['source']} |"
-    )
+    return [
+        f"`{name}`",
+        weights,
+        f"{row['mmacs']:,.1f}",
+        f"{row['reference_mmacs']:,.1f}",
+        apart,
+        f"{row['least change without a block']:.1%} of {row['blocks']}",
+        row["source"],
+    ]
 
 
 def _by_side(item: tuple[Any, float]) -> int:

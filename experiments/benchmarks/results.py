@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,21 @@ import numpy as np
 import torch
 
 FOLDER = Path(__file__).parent.parent / "results"
+
+
+def between_marks(page: str, command: str, text: str) -> str:
+    """`page` with `text` between ``<!-- command -->`` and ``<!-- end -->``."""
+    begin, end = f"<!-- {command} -->\n", "<!-- end -->"
+    before, found, rest = page.partition(begin)
+    if not found or end not in rest:
+        raise ValueError(f"The page must have the marks {begin.strip()} and {end}.")
+    return before + begin + text + end + rest.partition(end)[2]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 def summary(ratios: np.ndarray) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from experiments.benchmarks.pieces import (
     share_of,
     trained_and_searched,
 )
-from experiments.benchmarks.results import FOLDER, write
+from experiments.benchmarks.results import FOLDER, between_marks, table, write
 from nas.space import Space
 from nas.supernet import Supernet
 from nas.tasks import ImageClassification
@@ -73,6 +73,9 @@ ARMS: dict[str, Recipe] = {
     "bounded jumps": replace(BASE, subnets=BoundedJumps(COST)),
     "progressive": replace(BASE, subnets=Progressive()),
 }
+VOLUME, PANEL_ACCURACY = "hypervolume on select", "mean accuracy of the panel, %"
+ENDS_ACCURACY = ("accuracy of the largest, %", "accuracy of the smallest, %")
+PAGE = FOLDER.parent.parent / "docs" / "training.md"
 PIECES = [(arm, seed) for seed in SEEDS for arm in ARMS]
 
 
@@ -131,6 +134,24 @@ def report(task: ImageClassification) -> None:
     for name, value in results.items():
         print(f"{name}: {json.dumps(value)}")
     print(f"written to {write('strategies', results)}")
+    PAGE.write_text(with_table(PAGE.read_text(), results))
+
+
+def with_table(page: str, results: dict[str, Any]) -> str:
+    """The page of the documentation with the table of `results` between its marks."""
+    columns = ("rule", "epochs", "panel", "largest", "smallest", "hypervolume (by seed)")
+    names = [PANEL_ACCURACY, *ENDS_ACCURACY]
+    rows = [
+        (
+            arm,
+            results["epochs"][arm],
+            *(f"{np.mean(results[name][arm]):.1f}" for name in names),
+            f"{np.mean(volumes):.3f} ({', '.join(f'{v:.3f}' for v in volumes)})",
+        )
+        for arm, volumes in results[VOLUME].items()
+    ]
+    rows.sort(key=lambda row: -float(np.mean(results[VOLUME][row[0]])))
+    return between_marks(page, "python -m experiments.benchmarks.strategies DATA", table(columns, rows))
 
 
 def read() -> dict[tuple[str, int], Piece]:
@@ -148,14 +169,14 @@ def evaluated(pieces: dict[tuple[str, int], Piece]) -> dict[str, Any]:
 
     images = next(iter(pieces.values())).right["front"].shape[1]
     return {
-        "hypervolume on select": by_seed(lambda p: p.hypervolume(SCALE)),
-        "mean accuracy of the panel, %": by_seed(lambda p: p.accuracies("panel").mean()),
+        VOLUME: by_seed(lambda p: p.hypervolume(SCALE)),
+        PANEL_ACCURACY: by_seed(lambda p: p.accuracies("panel").mean()),
         "accuracy of the panel by quarter of cost, %": {
             a: [round(float(v), 2) for v in _quarters([pieces[a, s] for s in SEEDS if (a, s) in pieces])]
             for a in arms
         },
-        "accuracy of the largest, %": by_seed(lambda p: p.accuracies("ends")[0]),
-        "accuracy of the smallest, %": by_seed(lambda p: p.accuracies("ends")[1]),
+        ENDS_ACCURACY[0]: by_seed(lambda p: p.accuracies("ends")[0]),
+        ENDS_ACCURACY[1]: by_seed(lambda p: p.accuracies("ends")[1]),
         "epochs": {a: next(pieces[a, s] for s in SEEDS if (a, s) in pieces).figures["epochs"] for a in arms},
         "core-seconds of training": by_seed(lambda p: p.figures["core_seconds"]["training"]),
         "settings": {
