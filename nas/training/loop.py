@@ -5,32 +5,29 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nas.errors import RunError
 from nas.supernet import Box, Supernet
-from nas.tasks import Batch, Library, Tally, Task
+from nas.tasks import Batch, Tally, Task
 from nas.threads import cpu_threads
 from nas.training.checkpoint import Checkpoints, save_tensors
 from nas.training.distillation import Features, feature_loss
+from nas.training.feed import Feed, moved, share
 from nas.training.gradients import Gradients
 from nas.training.group import Alone, Group
+from nas.training.guard import Guard
 from nas.training.heap import frozen_heap
 from nas.training.optimizer import MOMENTS, SlicedAdamW
-from nas.training.prefetch import Prefetched
 from nas.training.recipe import Recipe
-
-FIRST_STEPS = 10  # whose mean loss an explosion is measured by
 
 
 @dataclass(frozen=True)
@@ -129,9 +126,9 @@ class _Training:
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.keep)
         self.steps_per_epoch = math.ceil(task.batch_count("train") / recipe.accumulate)
         self.steps = self.steps_per_epoch * recipe.epochs
-        self.begin: list[float] = []  # losses of the first steps
+        self.feed = Feed(task, recipe, seed, self.group, self.device)
+        self.guard = Guard(recipe)
         self.sums = _Sums()
-        self.saved: Path | None = None
         self.step = self._restore()  # that comes next
 
     def result(self) -> dict[str, Tensor]:
@@ -142,8 +139,8 @@ class _Training:
         saved = time.monotonic()
         while self.step < self.steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
-            with closing(self._batches(epoch, done)) as batches:
-                for group in batches:
+            with closing(self.feed.groups(epoch, done)) as groups:
+                for group in groups:
                     self._timed_step(group)
                     last = self.step == (epoch + 1) * self.steps_per_epoch
                     record = self._record(epoch + 1) if last else None
@@ -169,50 +166,17 @@ class _Training:
                 history.write(json.dumps(vars(record)) + "\n")
         return record
 
-    # --- batches ----------------------------------------------------------------------------------
-
-    def _batches(self, epoch: int, done: int) -> Generator[list[Batch]]:
-        """What is left of an epoch, as many batches as an update takes at a time."""
-        count = self.recipe.accumulate
-        source = self.task.batches("train", seed=self.seed, epoch=epoch, first=done * count)
-        # What draws from PyTorch's own numbers must not do so while a step does.
-        batches = source if isinstance(getattr(self.task, "augment", None), Library) else Prefetched(source)
-        try:
-            while group := self._waited(lambda: list(islice(batches, count))):
-                yield group
-        finally:
-            if isinstance(batches, Prefetched):
-                batches.close()
-
-    def _waited(self, take: Callable[[], list[Batch]]) -> list[Batch]:
-        start = time.perf_counter()
-        taken = take()
-        self.sums.waited += time.perf_counter() - start
-        return taken
-
-    def _prepared(self, batch: Batch, place: int) -> Batch:
-        """Mixed, scaled, this process's share of it, on the device."""
-        recipe, rng = self.recipe, np.random.default_rng((self.seed, self.step, place))
-        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-        if recipe.mix:
-            batch = recipe.mix(batch, _classes(self.task), generator)
-        if recipe.resolutions:
-            side = recipe.resolutions[
-                np.random.default_rng((self.seed, self.step)).integers(len(recipe.resolutions))
-            ]
-            batch = Batch((_scaled(batch.inputs[0], side), *batch.inputs[1:]), batch.targets)
-        return _to(_share(batch, self.group.rank, self.group.size), self.device)
-
     # --- a step -----------------------------------------------------------------------------------
 
     def _timed_step(self, batches: list[Batch]) -> None:
         start = time.perf_counter()
         with _reproducible(self.seed, self.step, self.group.rank, self.device):
-            loss, tallies = self._step([self._prepared(batch, i) for i, batch in enumerate(batches)])
+            loss, tallies = self._step([self.feed.prepared(b, self.step, i) for i, b in enumerate(batches)])
         self.sums.loss += loss
         self.sums.steps += 1
         self.sums.tallies = [a + b for a, b in zip(self.sums.tallies, tallies, strict=True)]
         self.step += 1
+        self.sums.waited, self.feed.waited = self.sums.waited + self.feed.waited, 0.0
         self.sums.seconds += time.perf_counter() - start
 
     def _step(self, batches: list[Batch]) -> tuple[float, list[Tally]]:
@@ -230,12 +194,12 @@ class _Training:
             loss += weight * found[0]
             tallies = [a + b for a, b in zip(tallies, found[1], strict=True)]
         loss = self._added_up(gradients, others, images, loss)
-        self._require_sane(loss, architectures[0], "loss")
+        self.guard.require_sane(loss, self.step, architectures[0])
         if recipe.project:
             gradients.without_conflict(others)
             gradients.update(others)
         norm = gradients.norm()
-        self._require_sane(float(norm), architectures[0], "norm of the gradient", explosion=math.inf)
+        self.guard.require_finite("norm of the gradient", float(norm), self.step, architectures[0])
         gradients.scale((recipe.clip / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step(gradients, recipe.rate(self.step / self.steps))
         self._average()
@@ -258,7 +222,7 @@ class _Training:
                 loss = distillation.loss(answer, label_loss, inside, outside)
                 if taught:
                     loss = loss + distillation.features * feature_loss(features, taught).to(loss.device)
-            self._require_sane(float(loss.detach()), architecture, "loss", explosion=math.inf)
+            self.guard.require_finite("loss", float(loss.detach()), self.step, architecture)
             (loss * (weight / len(architectures))).backward()
             _gather(boxes, slices, others if i else largest)
             if i < 2:
@@ -276,7 +240,7 @@ class _Training:
         outside = self._teacher_answer(batch)
         total, tallies, ran = torch.zeros((), device=self.device), [Tally(), Tally()], []
         for i, architecture in enumerate(architectures):
-            part = _share(batch, i, len(architectures))
+            part = share(batch, i, len(architectures))
             if not len(part.targets):
                 continue
             boxes = self.supernet.boxes(architecture)
@@ -285,7 +249,7 @@ class _Training:
             with self._autocast():
                 answer = self.supernet(architecture, *part.inputs, train=True, slices=slices)
                 loss = self.recipe.distillation.loss(answer, self.task.loss(answer, part), None, taught)
-            self._require_sane(float(loss.detach()), architecture, "loss", explosion=math.inf)
+            self.guard.require_finite("loss", float(loss.detach()), self.step, architecture)
             total = total + loss * (len(part.targets) / len(batch.targets))
             ran.append((boxes, slices))
             tallies[0] += self._tally(answer, part)
@@ -295,7 +259,7 @@ class _Training:
         return float(total.detach()), tallies
 
     def _tally(self, answer: Tensor, batch: Batch) -> Tally:
-        return self.task.tallies(answer.detach().float().cpu(), _to(batch, torch.device("cpu")))[
+        return self.task.tallies(answer.detach().float().cpu(), moved(batch, torch.device("cpu")))[
             self.task.metric.name
         ]
 
@@ -333,26 +297,6 @@ class _Training:
             bank = [self.supernet.bank[name].detach() for name in self.averages]
             torch._foreach_lerp_(list(self.averages.values()), bank, 1 - decay)
 
-    def _require_sane(
-        self, value: float, architecture: Any, what: str, explosion: float | None = None
-    ) -> None:
-        limit = self.recipe.explosion if explosion is None else explosion
-        if explosion is None and len(self.begin) < FIRST_STEPS:
-            self.begin.append(value)
-        usual = sum(self.begin) / len(self.begin) if self.begin else math.inf
-        if math.isfinite(value) and not (limit < math.inf and value > limit * usual):
-            return
-        law = (
-            f"must not exceed {limit:g} times that of the first steps, {usual:.3g}"
-            if math.isfinite(value)
-            else ("must stay finite")
-        )
-        good = f"the last good checkpoint is {self.saved}" if self.saved else "there is no checkpoint yet"
-        raise RunError(
-            f"The {what} {law}, but is {value:.3g} at step {self.step} for {architecture}. Lower "
-            f"training.learning_rate (now {self.recipe.learning_rate}); {good}."
-        )
-
     # --- checkpoints ------------------------------------------------------------------------------
 
     def _save(self) -> None:
@@ -362,8 +306,8 @@ class _Training:
         for name, state in self.optimizer.state.items():
             tensors |= {f"{moment}:{name}": state[moment] for moment in MOMENTS}
         tensors |= {f"ema:{name}": tensor for name, tensor in self.averages.items()}
-        data = {"step": self.step, "seed": self.seed, "begin": self.begin, "sums": self.sums.data()}
-        self.saved = self.checkpoints.save(self.step, tensors, data)
+        data = {"step": self.step, "seed": self.seed, "begin": self.guard.begin, "sums": self.sums.data()}
+        self.guard.saved = self.checkpoints.save(self.step, tensors, data)
 
     def _restore(self) -> int:
         """Loads the newest whole checkpoint, if there is one; returns the steps that it has behind it."""
@@ -373,11 +317,11 @@ class _Training:
             if self.group.rank == 0:
                 (self.folder / "history.jsonl").unlink(missing_ok=True)
             return 0
-        self.saved, tensors, data = found
+        self.guard.saved, tensors, data = found
         for name, parameter in self.supernet.bank.items():
             if name not in tensors or tensors[name].shape != parameter.shape:
                 raise RunError(
-                    f"{self.saved} must fit this supernet, but `{name}` differs: another space wrote it."
+                    f"{self.guard.saved} must fit this supernet, but `{name}` differs: another space wrote it."
                 )
             parameter.data.copy_(tensors[name])
             if name in self.averages:
@@ -386,7 +330,7 @@ class _Training:
                 state = {moment: tensors[f"{moment}:{name}"] for moment in MOMENTS}
                 on_device = {m: t.to(self.device) for m, t in state.items() if m != "steps"}
                 self.optimizer.state[name] = on_device | {"steps": state["steps"]}
-        self.begin, self.sums = data["begin"], _Sums.of(data["sums"])
+        self.guard.begin, self.sums = data["begin"], _Sums.of(data["sums"])
         step = int(data["step"])
         if self.group.rank == 0:
             self._trim_history(step // self.steps_per_epoch)
@@ -411,31 +355,6 @@ def _reproducible(seed: int, step: int, rank: int, device: torch.device) -> Iter
     with torch.random.fork_rng(devices):
         torch.manual_seed(int(np.random.default_rng((seed, step, rank)).integers(1 << 62)))
         yield
-
-
-def _share(batch: Batch, i: int, n: int) -> Batch:
-    """The i-th of n shares."""
-    return batch if n == 1 else Batch(tuple(x[i::n] for x in batch.inputs), batch.targets[i::n])
-
-
-def _scaled(images: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) to (B, C, side, side)."""
-    if images.shape[-2:] == (side, side):
-        return images
-    return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
-
-
-def _classes(task: Task) -> int:
-    classes = getattr(task, "classes", None)
-    if classes is None:
-        raise RunError(
-            f"`training.mix` must have a task with classes: got {type(task).__name__}. Leave it out."
-        )
-    return int(classes)
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(tuple(x.to(device) for x in batch.inputs), batch.targets.to(device))
 
 
 def _device(name: str) -> torch.device:

@@ -1,0 +1,86 @@
+"""What a step is fed with: batches mixed, scaled and shared among processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas.errors import RunError
+from nas.tasks import Batch, Library, Task
+from nas.training.group import Group
+from nas.training.prefetch import Prefetched
+from nas.training.recipe import Recipe
+
+
+class Feed:
+    """The batches of *train*, the same for the same (seed, epoch, step).
+
+    Attributes:
+        waited: seconds that training has waited for batches since this was last set to 0.
+    """
+
+    def __init__(self, task: Task, recipe: Recipe, seed: int, group: Group, device: torch.device) -> None:
+        self.task, self.recipe, self.seed = task, recipe, seed
+        self.group, self.device = group, device
+        self.waited = 0.0
+
+    def groups(self, epoch: int, done: int) -> Generator[list[Batch]]:
+        """What is left of an epoch after `done` updates, as many batches as an update takes at a time."""
+        count = self.recipe.accumulate
+        source = self.task.batches("train", seed=self.seed, epoch=epoch, first=done * count)
+        # What draws from PyTorch's own numbers must not do so while a step does.
+        batches = source if isinstance(getattr(self.task, "augment", None), Library) else Prefetched(source)
+        try:
+            while group := self._awaited(lambda: list(islice(batches, count))):
+                yield group
+        finally:
+            if isinstance(batches, Prefetched):
+                batches.close()
+
+    def prepared(self, batch: Batch, step: int, place: int) -> Batch:
+        """The batch at a place of a step's group: mixed, scaled, cut to this process's share, moved."""
+        recipe, rng = self.recipe, np.random.default_rng((self.seed, step, place))
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        if recipe.mix:
+            batch = recipe.mix(batch, _classes(self.task), generator)
+        if sides := recipe.resolutions:
+            side = sides[np.random.default_rng((self.seed, step)).integers(len(sides))]
+            batch = Batch((_scaled(batch.inputs[0], side), *batch.inputs[1:]), batch.targets)
+        return moved(share(batch, self.group.rank, self.group.size), self.device)
+
+    def _awaited(self, take: Callable[[], list[Batch]]) -> list[Batch]:
+        start = time.perf_counter()
+        taken = take()
+        self.waited += time.perf_counter() - start
+        return taken
+
+
+def share(batch: Batch, i: int, n: int) -> Batch:
+    """The i-th of n shares."""
+    return batch if n == 1 else Batch(tuple(x[i::n] for x in batch.inputs), batch.targets[i::n])
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    return Batch(tuple(x.to(device) for x in batch.inputs), batch.targets.to(device))
+
+
+def _scaled(images: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) to (B, C, side, side)."""
+    if images.shape[-2:] == (side, side):
+        return images
+    return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _classes(task: Task) -> int:
+    classes = getattr(task, "classes", None)
+    if classes is None:
+        raise RunError(
+            f"`training.mix` must have a task with classes: got {type(task).__name__}. Leave it out."
+        )
+    return int(classes)
