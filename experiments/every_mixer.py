@@ -60,24 +60,12 @@ def one_ffn() -> tuple[Space, ...]:
 
 @dataclass(frozen=True)
 class OneAtATime(Subnets):
-    """The largest and the smallest subnet, `random` of the whole space, and such as keep to one mixer or to
-    one channel mixer in all blocks, in turn: drawn block by block, hardly any would."""
-
-    teaches = True
-
-    random: int = 1
-    mixers: int = 3
-    ffns: int = 2
+    """One subnet a step: of the whole space, with one mixer in all blocks, or with one channel mixer in all
+    blocks, in turn. Drawn block by block, hardly any would keep to one."""
 
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
-        rng = np.random.default_rng((seed, step))
-        spaces = [space] * self.random + _turn(one_mixer(), self.mixers, step)
-        spaces += _turn(one_ffn(), self.ffns, step)
-        return [space.largest(), space.smallest(), *(s.sample(rng) for s in spaces)]
-
-
-def _turn(spaces: Sequence[Space], n: int, step: int) -> list[Space]:
-    return [spaces[(step * n + i) % len(spaces)] for i in range(n)]
+        spaces = ((space,), one_mixer(), one_ffn())[step % 3]
+        return [spaces[step // 3 % len(spaces)].sample(np.random.default_rng((seed, step)))]
 
 
 def experiment() -> Experiment:
@@ -89,5 +77,5 @@ def experiment() -> Experiment:
         space=everything,
         build=hierarchical.build,
         features=costs.features(everything, SIDE),
-        training=Recipe(epochs=90, subnets=OneAtATime(), threads=1),
+        training=Recipe(epochs=500, subnets=OneAtATime(), threads=1),
     )

@@ -139,12 +139,13 @@ def report(task: ImageClassification) -> None:
 
 def with_table(page: str, results: dict[str, Any]) -> str:
     """The page of the documentation with the table of `results` between its marks."""
-    columns = ("rule", "epochs", "panel", "largest", "smallest", "hypervolume (by seed)")
+    columns = ("rule", "epochs", "core-seconds", "panel", "largest", "smallest", "hypervolume (by seed)")
     names = [PANEL_ACCURACY, *ENDS_ACCURACY]
     rows = [
         (
             arm,
             results["epochs"][arm],
+            f"{np.mean(results['core-seconds of training'][arm]):.0f}",
             *(f"{np.mean(results[name][arm]):.1f}" for name in names),
             f"{np.mean(volumes):.3f} ({', '.join(f'{v:.3f}' for v in volumes)})",
         )

@@ -321,7 +321,7 @@ class _Training:
         for name, parameter in self.supernet.bank.items():
             if name not in tensors or tensors[name].shape != parameter.shape:
                 raise RunError(
-                    f"{self.guard.saved} must fit this supernet, but `{name}` differs: another space wrote it."
+                    f"{found[0]} must fit this supernet, but `{name}` differs: another space wrote it."
                 )
             parameter.data.copy_(tensors[name])
             if name in self.averages:

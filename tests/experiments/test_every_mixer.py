@@ -36,18 +36,21 @@ def test_every_choice_of_the_catalogue_stands_in_every_stage(experiment):
             assert {type(getattr(a.stages[stage].blocks[0], part)) for a in cover} == set(members(family))
 
 
-def test_the_rule_gives_each_choice_alone_beside_the_largest_the_smallest_and_random_ones(experiment):
-    rule, space = every_mixer.OneAtATime(random=1, mixers=2, ffns=1), experiment.space
+def test_the_rule_gives_each_choice_alone_and_all_of_them_mixed_in_turn(experiment):
+    rule, space = every_mixer.OneAtATime(), experiment.space
     alone = {part: set() for part in FAMILIES}
-    for step in range(11):
-        largest, smallest, random, *rest = rule.at(space, 0, step, 0)
-        assert (largest, smallest) == (space.largest(), space.smallest())
-        space.check(random)
-        for architecture, part in zip(rest, ("mixer", "mixer", "ffn"), strict=True):
-            space.check(architecture)
+    mixed = set()
+    for step in range(3 * max(len(every_mixer.MIXERS), len(every_mixer.FFNS))):
+        (architecture,) = rule.at(space, 0, step, 0)
+        space.check(architecture)
+        if step % 3:
+            part = ("mixer", "ffn")[step % 3 - 1]
             (kind,) = kinds(architecture, part)
             alone[part].add(kind)
+        else:
+            mixed.add(len(kinds(architecture, "mixer")))
     assert alone == {part: set(members(family)) for part, family in FAMILIES.items()}
+    assert max(mixed) > 1
 
 
 def test_after_some_steps_over_all_choices_what_is_extracted_differs_by_zero(tmp_path):
