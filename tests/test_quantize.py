@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nas.errors import SpaceError
-from nas.quantize import GROUP, bits_by_path, fake_quantize, payload_bytes
+from nas.quantize import GROUP, Integers, bits_by_path, fake_quantize, payload_bytes
 
 
 def reference(weight: np.ndarray, bits: int) -> np.ndarray:
@@ -24,7 +24,7 @@ def reference(weight: np.ndarray, bits: int) -> np.ndarray:
     return result.reshape(weight.shape)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("shape", [(6, 64), (5, 40), (4, 3, 3, 3), (3, 7)])
 def test_equals_the_formula(bits, shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -58,8 +58,46 @@ def test_32_bits_are_the_weights_themselves():
     assert fake_quantize(weight, 32) is weight
 
 
+def test_16_bits_are_half_precision():
+    weight = torch.randn(3, 5, requires_grad=True)
+    rounded = fake_quantize(weight, 16)
+    assert torch.equal(rounded, weight.half().float())
+    rounded.mul(torch.arange(5)).sum().backward()
+    torch.testing.assert_close(weight.grad, torch.arange(5.0).expand(3, 5))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("shape", [(6, 64), (5, 41), (4, 3, 3, 3), (3, 1)])
+class TestIntegers:
+    def test_are_what_is_simulated(self, bits, shape):
+        weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        integers = Integers.of(weight, bits)
+        assert integers.values.shape == shape
+        assert int(integers.values.abs().max()) == 2 ** (bits - 1) - 1
+        assert torch.equal(integers.weight(), fake_quantize(weight, bits))
+
+    def test_come_back_from_their_bytes(self, bits, shape):
+        integers = Integers.of(torch.randn(shape, generator=torch.Generator().manual_seed(2)), bits)
+        packed = integers.packed()
+        assert packed.numel() + 4 * integers.scales.numel() == payload_bytes(shape, bits)
+        back = Integers.unpacked(packed, integers.scales, shape, bits)
+        assert torch.equal(back.values, integers.values)
+        with pytest.raises(ValueError, match=rf"of {bits} bits must have {len(packed)} bytes: got"):
+            Integers.unpacked(packed[1:], integers.scales, shape, bits)
+
+
+def test_bytes_hold_the_first_number_in_their_lowest_bits():
+    integers = Integers(torch.tensor([[1, -1, 7, -7]], dtype=torch.int8), torch.ones(1, 1), 4)
+    assert integers.packed().tolist() == [0x1 | 0xF << 4, 0x7 | 0x9 << 4]
+
+
+def test_half_precision_is_no_whole_number():
+    with pytest.raises(SpaceError, match="must have 2, 4 or 8 bits: got 16"):
+        Integers.of(torch.zeros(2, 2), 16)
+
+
 def test_unknown_bits():
-    with pytest.raises(SpaceError, match="one of 4, 8, 32: got 5"):
+    with pytest.raises(SpaceError, match="one of 2, 4, 8, 16, 32: got 5"):
         fake_quantize(torch.zeros(2, 2), 5)
 
 
@@ -70,6 +108,8 @@ def test_unknown_bits():
         ((64, 128), 8, 64 * 128 + 64 * 4),
         ((64, 128), 4, 64 * 64 + 64 * 4 * 4),
         ((3, 33), 4, 50 + 3 * 2 * 4),  # half bytes round up, and so do groups
+        ((64, 128), 2, 64 * 32 + 64 * 4 * 4),
+        ((64, 128), 16, 64 * 128 * 2),
         ((10,), 32, 40),
         ((), 32, 4),
     ],

@@ -19,7 +19,7 @@ Parts = tuple[Tensor, ...]
 """What flows through a network: the map (B, H, W, C), and beside it, if there are any, tokens (B, T, C)."""
 
 
-BITS = (4, 8, 32)
+BITS = (2, 4, 8, 16, 32)
 """Widths at which weights may be stored."""
 
 
