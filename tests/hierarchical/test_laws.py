@@ -166,7 +166,7 @@ def test_laws_refuse_what_does_not_run_and_nothing_else(stated, n):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"bits": (0, 8)}, "`weight` of Bits must be one of 4, 8, 32: got 0"),
+        ({"bits": (0, 8)}, "`weight` of Bits must be one of 2, 4, 8, 16, 32: got 0"),
         ({"bits": ()}, r"`bits` must be a tuple that is not empty: got \(\)"),
         ({"heads": (0, 1)}, "`heads` of Window must be a whole number of at least 1: got 0"),
         ({"heads": "4"}, "`heads` must be a tuple that is not empty: got '4'"),

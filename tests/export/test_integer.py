@@ -1,0 +1,107 @@
+"""Integer layers: what PyTorch computes is what the kernels of ONNX Runtime compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from nas.errors import ExportError
+from nas.export.integer import with_integer_layers
+from nas.export.onnx import check_onnx, export_onnx
+from nas.quantize import fake_quantize
+
+KERNELS = {(8, 8): "DynamicQuantizeMatMul", (4, 32): "MatMulNBits"}
+
+
+def network(bias: bool = True) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(48, 96, bias=bias), nn.GELU(), nn.Linear(96, 40, bias=bias))
+
+
+def images(n: int = 3) -> torch.Tensor:
+    return torch.randn(n, 16, 48, generator=torch.Generator().manual_seed(1))
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = f"{path}.optimised"
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bits", KERNELS)
+def test_the_kernel_computes_what_is_simulated(bits, bias, tmp_path):
+    module = with_integer_layers(network(bias), {"0": bits, "2": bits})
+    path = tmp_path / "model.onnx"
+    export_onnx(module, images(), path)
+    for n in (1, 3):
+        (found,) = session(path).run(None, {"x": images(n).numpy()})
+        with torch.no_grad():
+            expected = module(images(n)).numpy()
+        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    assert check_onnx(path, module, images()) < 1e-5
+    operators = [node.op_type for node in onnx.load(f"{path}.optimised").graph.node]
+    assert operators.count(KERNELS[bits]) == 2
+    assert not {"MatMul", "Gemm", "FusedMatMul"} & set(operators)
+    smaller = {(8, 8): 2.5, (4, 32): 3.5}[bits]
+    plain = tmp_path / "plain.onnx"
+    export_onnx(network(bias), images(), plain)
+    assert plain.stat().st_size > smaller * path.stat().st_size
+
+
+def test_inputs_that_no_block_divides(tmp_path):
+    module = nn.Sequential(nn.Linear(41, 8))
+    integer = with_integer_layers(module, {"0": (4, 32)})
+    export_onnx(integer, torch.randn(2, 41), tmp_path / "model.onnx")
+    assert check_onnx(tmp_path / "model.onnx", integer, torch.randn(2, 41)) < 1e-5
+
+
+def test_float_activations_see_the_weights_that_were_trained():
+    module = network()
+    integer = with_integer_layers(module, {"2": (4, 32)})
+    rounded = fake_quantize(module[2].weight, 4)
+    hidden = module[1](module[0](images()))
+    torch.testing.assert_close(integer(images()), hidden @ rounded.t() + module[2].bias)
+
+
+def test_activations_are_rounded_over_all_that_comes_together():
+    """So that an image's answer depends on its company, as the kernel's does."""
+    integer = with_integer_layers(network(), {"0": (8, 8)})
+    small = torch.full((1, 1, 48), 0.01)
+    with torch.no_grad():
+        alone = integer(small)
+        beside = integer(torch.cat([small, 100 * torch.ones(1, 1, 48)]))[:1]
+    assert not torch.allclose(alone, beside)
+
+
+def test_zeros_stay_zeros():
+    integer = with_integer_layers(nn.Sequential(nn.Linear(8, 4, bias=False)), {"0": (8, 8)})
+    assert not integer(torch.zeros(2, 8)).any()
+
+
+def test_the_module_itself_stays_as_it_is():
+    module = network()
+    before = {n: t.clone() for n, t in module.state_dict().items()}
+    with_integer_layers(module, {"0": (8, 8)})
+    assert isinstance(module[0], nn.Linear)
+    assert all(torch.equal(before[n], t) for n, t in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [
+        ({"1": (8, 8)}, "must be for linear layers: `1` is GELU"),
+        ({"7": (8, 8)}, "must be for linear layers: `7` is NoneType"),
+        ({"0": (4, 8)}, "`0` must have weights and activations of 8 and 8, 4 and 32 bits: got 4 and 8"),
+    ],
+)
+def test_what_has_no_kernel(bits, message):
+    with pytest.raises(ExportError, match=message):
+        with_integer_layers(network(), bits)
