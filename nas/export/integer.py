@@ -1,8 +1,8 @@
 """Linear layers as runtimes compute them with few bits: the same whole numbers in PyTorch and in ONNX.
 
 In PyTorch they give what the kernel will give, computed in float64 where the kernel adds whole numbers. The
-ONNX exporter writes the operators of ONNX Runtime for them: `DynamicQuantizeLinear` and `MatMulInteger`, which it
-joins into one kernel, and `com.microsoft.MatMulNBits`.
+ONNX exporter writes the operators of ONNX Runtime for them: `DynamicQuantizeLinear` and `MatMulInteger`, which
+become one kernel there, and `com.microsoft.MatMulNBits`.
 """
 
 from __future__ import annotations
