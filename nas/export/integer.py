@@ -1,13 +1,14 @@
 """Linear layers as runtimes compute them with few bits: the same whole numbers in PyTorch and in ONNX.
 
 In PyTorch they give what the kernel will give, computed in float64 where the kernel adds whole numbers. The
-ONNX exporter writes the operators of ONNX Runtime for them: `DynamicQuantizeLinear` and `MatMulInteger`, which
-become one kernel there, and `com.microsoft.MatMulNBits`.
+ONNX exporter writes the operators of ONNX Runtime for them: `DynamicQuantizeLinear` and `MatMulInteger`, one
+kernel there, and `com.microsoft.MatMulNBits`.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,32 +21,39 @@ from nas.quantize import GROUP, Integers
 
 Bits = tuple[int, int]
 """Of weights and of activations."""
-FORMS: tuple[Bits, ...] = ((8, 8), (4, 32))
+BLOCKS: tuple[Bits, ...] = ((4, 8), (4, 32), (8, 8), (8, 32))
+FLOAT, WHOLE = 1, 4  # how MatMulNBits computes: its `accuracy_level`
 
 
-def with_integer_layers(module: nn.Module, bits: Mapping[str, Bits]) -> nn.Module:
+def with_integer_layers(
+    module: nn.Module, bits: Mapping[str, Bits], *, whole_tensor: bool = True
+) -> nn.Module:
     """A copy of `module` in evaluation mode whose linear layers of those names compute with few bits.
 
     Args:
-        bits: of weights and activations, one of `FORMS`, by the name of a linear layer.
+        bits: of weights (4 or 8) and activations (8 or 32) by the name of a linear layer.
+        whole_tensor: whether 8-bit activations before 8-bit weights have one range for all inputs of a call;
+            else, as before 4-bit weights, each input has one for every `GROUP` of its numbers.
 
     Raises:
         ExportError: a name that is no linear layer, or bits for which there is no kernel.
     """
     module = copy.deepcopy(module).eval()
+    layers = dict(module.named_modules())
     for name, form in bits.items():
-        layer = dict(module.named_modules()).get(name)
+        layer = layers.get(name)
         if not isinstance(layer, nn.Linear):
             raise ExportError(
                 f"Integer kernels must be for linear layers: `{name}` is {type(layer).__name__}."
             )
-        if form not in FORMS:
-            known = ", ".join(f"{w} and {a}" for w, a in FORMS)
+        if form not in BLOCKS:
             raise ExportError(
-                f"`{name}` must have weights and activations of {known} bits: got {form[0]} and {form[1]}."
+                f"`{name}` must have weights of 4 or 8 bits and activations of 8 or 32: got {form[0]} and "
+                f"{form[1]}."
             )
         parent, _, last = name.rpartition(".")
-        integer = DynamicInt8Linear(layer) if form == (8, 8) else Int4Linear(layer)
+        whole = whole_tensor and form == (8, 8)
+        integer = DynamicInt8Linear(layer) if whole else BlockLinear(layer, *form)
         setattr(module.get_submodule(parent), last, integer)
     return module
 
@@ -75,30 +83,39 @@ class DynamicInt8Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class Int4Linear(nn.Module):
-    """Weights of 4 bits in blocks of `GROUP` inputs with a scale each; activations are float.
+class BlockLinear(nn.Module):
+    """Weights in blocks of `GROUP` inputs with a scale each, at 8 bits one for all blocks of an output channel.
+    So are activations of 8 bits, whose scales are found when they come, for each input apart.
 
     Args:
         layer: whose weights it takes.
+        bits: of weights, 4 or 8.
+        activation: bits of activations, 8 or 32 (float).
     """
 
     packed: Tensor
     scales: Tensor
     weight: Tensor
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, bits: int, activation: int) -> None:
         super().__init__()
-        integers = Integers.of(layer.weight, 4)
+        self.bits, self.activation = bits, activation
+        integers = Integers.of(layer.weight, bits)
         out, inputs = layer.weight.shape
-        unsigned = F.pad((integers.values.to(torch.int16) + 8).to(torch.uint8), (0, -inputs % GROUP), value=8)
-        pairs = unsigned.reshape(out, -1, GROUP // 2, 2)
-        self.register_buffer("packed", (pairs[..., 0] | pairs[..., 1] << 4).contiguous())
-        self.register_buffer("scales", integers.scales.flatten().contiguous())
+        blocks = math.ceil(inputs / GROUP)
+        middle = 2 ** (bits - 1)
+        unsigned = (integers.values.to(torch.int16) + middle).to(torch.uint8)
+        unsigned = F.pad(unsigned, (0, blocks * GROUP - inputs), value=middle).reshape(out, blocks, GROUP)
+        if bits == 4:
+            unsigned = unsigned[..., 0::2] | unsigned[..., 1::2] << 4
+        self.register_buffer("packed", unsigned.contiguous())
+        self.register_buffer("scales", integers.scales.expand(out, blocks).flatten().contiguous())
         self.register_buffer("weight", integers.weight(), persistent=False)
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _Blocks.apply(x, self.packed, self.scales, self.weight)
+        level = FLOAT if self.activation == 32 else WHOLE
+        y: Tensor = _Blocks.apply(x, self.packed, self.scales, self.weight, self.bits, level)
         return y if self.bias is None else y + self.bias
 
 
@@ -122,11 +139,21 @@ class _DynamicInt8(torch.autograd.Function):
 
 class _Blocks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, packed: Tensor, scales: Tensor, weight: Tensor) -> Tensor:
-        return x @ weight.t()
+    def forward(
+        ctx: Any, x: Tensor, packed: Tensor, scales: Tensor, weight: Tensor, bits: int, level: int
+    ) -> Tensor:
+        if level == FLOAT:
+            return x @ weight.t()
+        blocks = F.pad(x, (0, -x.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
+        step = blocks.abs().amax(-1, keepdim=True) / 127
+        step = torch.where(step > 0, step, torch.ones_like(step))
+        rounded = ((blocks / step).round() * step).flatten(-2)[..., : x.shape[-1]]
+        return rounded @ weight.t()
 
     @staticmethod
-    def symbolic(g: Any, x: Any, packed: Any, scales: Any, weight: Any) -> Any:
+    def symbolic(g: Any, x: Any, packed: Any, scales: Any, weight: Any, bits: int, level: int) -> Any:
         out, inputs = weight.type().sizes()
-        sizes = {"K_i": inputs, "N_i": out, "bits_i": 4, "block_size_i": GROUP, "accuracy_level_i": 1}
-        return g.op("com.microsoft::MatMulNBits", x, packed, scales, **sizes)
+        sizes = {"K_i": inputs, "N_i": out, "bits_i": bits, "block_size_i": GROUP, "accuracy_level_i": level}
+        y = g.op("com.microsoft::MatMulNBits", x, packed, scales, **sizes)
+        y.setType(x.type().with_sizes([*x.type().varyingSizes()[:-1], out]))
+        return y
