@@ -84,7 +84,7 @@ class DynamicInt8Linear(nn.Module):
 
 
 class BlockLinear(nn.Module):
-    """Weights in blocks of `GROUP` inputs with a scale each; at 8 bits, the blocks of a channel have the same.
+    """Weights in blocks of `GROUP` inputs with a scale each; at 8 bits all blocks of a channel have the same.
     So are activations of 8 bits, whose scales are found when they come, for each input apart.
 
     Args:
