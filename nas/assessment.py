@@ -114,7 +114,7 @@ def _figures(assessed: Assessed) -> dict[str, float]:
 def with_intervals(
     assessed: Assessed, of: Callable[[Assessed], dict[str, float]] = figures
 ) -> dict[str, dict[str, Any]]:
-    """Every figure with its interval."""
+    """Every figure with its interval; None where there is none, such as the rank of ties."""
     rng = np.random.default_rng(0)
     found = of(assessed)
     drawn = [of(assessed.resampled(rng)) for _ in range(RESAMPLES)]
@@ -122,6 +122,6 @@ def with_intervals(
     for name, value in found.items():
         values = np.array([d[name] for d in drawn if name in d])
         values = values[np.isfinite(values)]
-        ends = np.percentile(values, (2.5, 97.5)).tolist() if len(values) else [float("nan")] * 2
-        results[name] = {"value": value, "interval_95": ends}
+        ends = np.percentile(values, (2.5, 97.5)).tolist() if len(values) else [None, None]
+        results[name] = {"value": value if np.isfinite(value) else None, "interval_95": ends}
     return results

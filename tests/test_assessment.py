@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
@@ -112,3 +114,11 @@ def test_what_training_left_out_is_told_apart():
         intervals = with_intervals(assessed(inherited, [alone, alone], bins=bins, seen=seen))
     low, high = intervals["unseen_off_curve"]["interval_95"]
     assert low < -20 < high
+
+
+def test_what_cannot_be_had_is_none():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assessment, "RESAMPLES", 20)
+        found = with_intervals(assessed([50, 40, 30], [[60, 50, 40]]))  # one training each
+    assert found["tau_ceiling_within_cost"] == {"value": None, "interval_95": [None, None]}
+    json.dumps(found, allow_nan=False)

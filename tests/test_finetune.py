@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from training.small import RECIPE, made_up_supernet, made_up_task
 
 from nas.experiment import Experiment
-from nas.phases.finetune import FINE_TUNED, Finetuning, Piece, Shared, _train_on
+from nas.phases.finetune import FINE_TUNED, SCRATCH, Finetuning, Piece, Shared, _train_on
 from nas.tasks import Tally
 from nas.training import load_tensors
 from search_spaces import hierarchical
@@ -30,7 +31,7 @@ def test_the_best_weights_are_kept(stop, tmp_path, monkeypatch):
     architecture = supernet.space.smallest()
     experiment = Experiment("a", task, supernet.space, hierarchical.build, training=RECIPE)
     what = Finetuning(epochs=4, external=0.0)
-    shared = Shared(experiment, supernet, None, what, tmp_path)
+    shared = Shared(experiment, supernet, "w", None, what, tmp_path)
     piece = Piece("a", architecture, FINE_TUNED)
     accuracies = {1: 50.0, 2: 70.0, 3: 60.0, 4: 65.0}
     seen, reported = {}, []
@@ -51,8 +52,57 @@ def test_the_best_weights_are_kept(stop, tmp_path, monkeypatch):
             _train_on(shared, piece, report)
         del seen[stop]  # is judged again
     _train_on(shared, piece, report)
-    tensors, metadata = load_tensors(tmp_path / "a-fine-tuned.safetensors")
+    tensors, metadata = load_tensors(shared.weights_of(piece))
     assert float(metadata["score"]) == 70.0
     assert all(torch.equal(tensors[n], t) for n, t in seen[2].items())
     assert reported[-1] == (4, 70.0)
-    assert not (tmp_path / ".a-fine-tuned").exists()
+
+
+def test_what_gets_no_better_ends_and_from_scratch_goes_on(tmp_path, monkeypatch):
+    """A plain training by the supernet's recipe may stand still in the middle of its schedule."""
+    task = made_up_task()
+    supernet = made_up_supernet(task)
+    architecture = supernet.space.smallest()
+    experiment = Experiment("a", task, supernet.space, hierarchical.build, training=replace(RECIPE, epochs=6))
+    monkeypatch.setattr(sys.modules["nas.phases.finetune"], "subnet_accuracy", lambda *_: tally(50.0))
+    for kind, epochs in ((FINE_TUNED, [1, 2, 3]), (SCRATCH, [1, 2, 3, 4, 5, 6])):
+        shared = Shared(experiment, supernet, "w", None, Finetuning(6, external=0.0, patience=2), tmp_path)
+        reported: list[int] = []
+        _train_on(shared, Piece("a", architecture, kind), lambda epoch, *_, to=reported: to.append(epoch))
+        assert reported == epochs
+
+
+def test_one_that_was_stopped_before_its_last_word(tmp_path, monkeypatch):
+    """All of its steps are in a checkpoint, but it was not judged."""
+    task = made_up_task()
+    supernet = made_up_supernet(task)
+    piece = Piece("a", supernet.space.smallest(), FINE_TUNED)
+    experiment = Experiment("a", task, supernet.space, hierarchical.build, training=RECIPE)
+    shared = Shared(experiment, supernet, "w", None, Finetuning(3, external=0.0), tmp_path)
+    module, judged, reported = sys.modules["nas.phases.finetune"], [], []
+
+    def judge(*_):
+        judged.append(len(judged))
+        if len(judged) == 3:
+            raise Stop
+        return tally(50.0 + len(judged))
+
+    monkeypatch.setattr(module, "subnet_accuracy", judge)
+    with pytest.raises(Stop):
+        _train_on(shared, piece, lambda *_: None)
+    _train_on(shared, piece, lambda epoch, score, _: reported.append((epoch, score)))
+    assert reported == [(3, 54.0)]
+    assert load_tensors(shared.weights_of(piece))[1]["epoch"] == "3"
+
+
+def test_other_settings_and_other_weights_have_other_files(tmp_path):
+    task = made_up_task()
+    supernet = made_up_supernet(task)
+    piece, scratch = (Piece("a", supernet.space.smallest(), kind) for kind in (FINE_TUNED, SCRATCH))
+
+    def files(weights, what, piece):
+        return Shared(None, supernet, weights, None, what, tmp_path).weights_of(piece)
+
+    one, longer = Finetuning(3), Finetuning(4)
+    assert len({files("w", one, piece), files("v", one, piece), files("w", longer, piece)}) == 3
+    assert files("w", one, scratch) == files("w", longer, scratch)

@@ -7,12 +7,13 @@ import sys
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
 from experiments import digits
 from nas.errors import RunError
 from nas.phases.tune import Tuning, as_it_is, recipe_settings, tunable, with_settings
 from nas.tasks import Tally
-from nas.training import Epoch, OneBatch, Only, Sandwich, SinglePath
+from nas.training import Distillation, OneBatch, Only, Sandwich, SinglePath
 
 
 @pytest.fixture(scope="module")
@@ -64,28 +65,65 @@ def test_a_recipe_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rule", "epochs", "times"),
+    ("rule", "epochs"),
     [
-        (SinglePath(), 8, [1, 2, 3, 4, 5, 6, 7, 8]),
-        (OneBatch(4), 8, [1, 2, 3, 4, 5, 6, 7, 8]),  # a batch in all, whoever gets which share of it
-        (Sandwich(random=2), 2, [4, 8]),
-        (Sandwich(random=2, smallest=False), 3, [3, 6, 9]),
+        (SinglePath(), 8),
+        (OneBatch(4), 8),  # a batch in all, whoever gets which share of it
+        (Sandwich(random=2), 2),
+        (Sandwich(random=2, smallest=False), 3),
     ],
 )
-def test_rules_are_compared_by_equal_work(rule, epochs, times, experiment, monkeypatch):
+def test_rules_are_compared_by_equal_work(rule, epochs, experiment, monkeypatch):
+    """All of them report at the same times, so that ASHA holds like against like."""
     module, reported, trained = sys.modules["nas.phases.tune"], [], []
+    steps = experiment.task.batch_count("train")
 
-    def training(supernet, task, recipe, folder, seed, on_epoch):
+    def training(supernet, task, recipe, folder, seed, on_step):
         trained.append(recipe.epochs)
-        for epoch in range(1, recipe.epochs + 1):
-            on_epoch(Epoch(epoch, epoch, 0.0, 0.0, None, 0.0, 0.0))
+        for step in range(1, recipe.epochs * steps + 1):
+            now[0] = step
+            on_step(step)
 
+    def report(epoch, score, seconds, time):
+        reported.append(time)
+        share = now[0] / (epochs * steps)
+        assert time / 8 == pytest.approx(share, abs=1 / (epochs * steps))
+
+    now = [0]
     monkeypatch.setattr(module, "train", training)
     monkeypatch.setattr(module, "subnet_accuracy", lambda *_: Tally(50.0, 2500.0, 1))
     one = replace(experiment, training=replace(experiment.training, subnets=rule))
-    module._objective((one, 8), {}, lambda epoch, score, seconds, time: reported.append(time))
+    module._objective((one, 8), {}, report)
     assert trained == [epochs]
-    assert reported == times
+    assert reported == list(range(1, 9))
+
+
+def test_core_seconds_belong_to_the_configuration(tmp_path):
+    module = sys.modules["nas.phases.tune"]
+    a, b = {"x": 1.5, "rule": "A"}, {"rule": "B", "x": 1.5}
+    module._Seconds(tmp_path / "s.json").add(b, 2.0)
+    module._Seconds(tmp_path / "s.json").add(a, 1.0)
+    module._Seconds(tmp_path / "s.json").add({"rule": "B", "x": 1.5}, 0.5)
+    found = module._Seconds(tmp_path / "s.json")
+    assert (found.of(a), found.of(b), found.of({"x": 3.0})) == (1.0, 2.5, 0.0)
+
+
+def test_what_was_tried_otherwise_is_not_compared(tmp_path, experiment):
+    module = sys.modules["nas.phases.tune"]
+    module._require_same(experiment, Tuning(epochs=9), tmp_path)
+    (tmp_path / "optuna.db").touch()
+    module._require_same(experiment, Tuning(samples=30, epochs=9), tmp_path)  # more of them
+    with pytest.raises(RunError, match=r"tried alike, but .*epochs.*9.*2.*Tune as before, or in another"):
+        module._require_same(experiment, Tuning(epochs=2), tmp_path)
+    other = replace(experiment, training=replace(experiment.training, ema=0.9))
+    with pytest.raises(RunError, match=r"tried alike, but .*ema"):
+        module._require_same(other, Tuning(epochs=9), tmp_path)
+
+
+def test_shares_of_teachers_are_possible_ones(experiment):
+    taught = Distillation(in_place=0.5, external=0.5, teacher=nn.Identity())
+    one = replace(experiment, training=replace(experiment.training, distillation=taught))
+    assert tunable(one)["training.distillation.in_place"].choices == (0.0, 0.5)
 
 
 @pytest.mark.parametrize("settings", [{"samples": 0}, {"epochs": 0}])

@@ -154,14 +154,12 @@ def several(
     shared: Any,
     items: Sequence[Any],
     *,
-    patience: int,
     on_end: Callable[[Any, dict[str, Any]], None],
     workers: int = 2,
     address: str | None = None,
     by_value: Sequence[ModuleType] = (),
 ) -> None:
-    """`objective(shared, item, report)` of each item; one whose score has not moved for `patience` epochs is
-    ended.
+    """`objective(shared, item, report)` of each item, `workers` at once.
 
     Args:
         on_end: takes an item as soon as it has ended, its last epoch, score and core_seconds.
@@ -171,7 +169,7 @@ def several(
     """
     disconnect = connect(workers, address)
     try:
-        _several(objective, shared, items, patience, on_end, by_value)
+        _several(objective, shared, items, on_end, by_value)
     finally:
         disconnect()
 
@@ -180,14 +178,12 @@ def _several(
     objective: Callable[[Any, Any, Report], None],
     shared: Any,
     items: Sequence[Any],
-    patience: int,
     on_end: Callable[[Any, dict[str, Any]], None],
     by_value: Sequence[ModuleType],
 ) -> None:
     _prepare(by_value)
     import ray
     from ray import tune as ray_tune
-    from ray.tune.stopper import TrialPlateauStopper
 
     reference, whole = ray.put(shared), ray.put(list(items))
 
@@ -197,14 +193,13 @@ def _several(
     def ended(config: Settings, figures: dict[str, Any]) -> None:
         on_end(items[config["item"]], figures)
 
-    stopper = TrialPlateauStopper(SCORE, std=1e-9, num_results=patience, grace_period=patience)
     with TemporaryDirectory(prefix="nas-tune-") as folder:
         results = ray_tune.Tuner(
             ray_tune.with_resources(trainable, {"cpu": 1}),
             param_space={"item": ray_tune.grid_search(list(range(len(items))))},
             tune_config=ray_tune.TuneConfig(metric=SCORE, mode="max"),
             run_config=ray_tune.RunConfig(
-                name="several", storage_path=folder, verbose=0, stop=stopper, callbacks=[_follower(ended)]
+                name="several", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
             ),
         ).fit()
     if errors := [result.error for result in results if result.error is not None]:

@@ -150,8 +150,19 @@ def _origin_rows(entry: Mapping[str, Any], run: Mapping[str, Any]) -> list[tuple
         ("data", str(run.get("data", "not recorded"))),
         ("seed", str(run.get("seed", "not recorded"))),
         ("supernet weights", str(entry["weights"])),
+        *_training_rows(entry),
         ("versions", versions or "not recorded"),
     ]
+
+
+def _training_rows(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the subnet's own weights differ from the supernet's."""
+    record = entry.get("trained", {}).get("fine-tuned", {})
+    if not record.get("deployed"):
+        return []
+    settings = ", ".join(f"{name} {value:g}" for name, value in record.get("settings", {}).items())
+    ended = f"trained on as a plain model, {record['epochs']} epochs"
+    return [("weights", f"{ended} ({settings})" if settings else ended)]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

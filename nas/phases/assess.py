@@ -66,7 +66,7 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
     )
     results = _results(run, assessment, chosen, assessed) | {"ends": _ends(run, folder)}
     path = run.directory.path / "assessment.json"
-    write_atomically(path, json.dumps(results, indent=1) + "\n")
+    write_atomically(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
     picture = draw_assessment(results, run.directory.path / "assessment.png")
     for written in (path, picture):
         run.tracker.artifact(written)
@@ -175,6 +175,6 @@ def _print(results: dict[str, Any]) -> None:
     for column in ("figure", "value", "95 % interval"):
         table.add_column(column, justify="left" if column == "figure" else "right")
     for name, figure in results["figures"].items():
-        low, high = figure["interval_95"]
-        table.add_row(name, f"{figure['value']:.3f}", f"{low:.3f} to {high:.3f}")
+        value, *ends = ("–" if v is None else f"{v:.3f}" for v in (figure["value"], *figure["interval_95"]))
+        table.add_row(name, value, " to ".join(ends))
     console.print(table)

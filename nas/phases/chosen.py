@@ -41,6 +41,8 @@ class Assessment:
         for name, least in (("bins", 1), ("subnets", 2), ("seeds", 1), ("unseen", 0)):
             if getattr(self, name) < least:
                 raise RunError(f"`--{name}` must be {least} or more: got {getattr(self, name)}.")
+        if self.unseen == 1:
+            raise RunError("`--unseen` must be 0, or 2 or more to be compared among themselves: got 1.")
         if not 0 < self.width < 1:
             raise RunError(f"`--width` must be a share between 0 and 1: got {self.width}.")
 
@@ -92,8 +94,9 @@ class _Bin:
         seen = self._first(what.subnets, self._seen())
         if len(seen) < 2:
             raise SpaceError(
-                f"A bin of costs must hold 2 subnets or more: {self.low:.3g} to {self.high:.3g} MMACs holds "
-                f"{len(seen)}. Raise --width, or lower --bins."
+                f"A bin of costs must hold 2 subnets or more that the training takes: {self.low:.3g} to "
+                f"{self.high:.3g} MMACs holds {len(seen)}. Raise --width, lower --bins, or train by a rule that "
+                f"takes more than {type(self.experiment.training.subnets).__name__}."
             )
         unseen = self._first(what.unseen, self._unseen())
         if what.unseen and len(unseen) < 2:

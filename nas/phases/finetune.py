@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
+from nas.architecture import digest
 from nas.cluster.tuning import Report, several
 from nas.console import bar, console
 from nas.errors import RunError
@@ -23,7 +25,7 @@ from nas.phases.verify import Entry, mark_front
 from nas.reading import read_run
 from nas.rundir import write_atomically
 from nas.supernet import Supernet
-from nas.training import Distillation, Epoch, load_tensors, save_tensors, train
+from nas.training import Distillation, load_tensors, save_tensors, train
 
 INHERITED, FINE_TUNED, SCRATCH = "inherited", "fine-tuned", "from scratch"
 FOLDER, INDEX = "finetuned", "finetuned.json"
@@ -37,7 +39,7 @@ class Finetuning:
         epochs: at most; a training that gets no better ends before.
         learning_rate: its peak, as a share of the supernet's.
         external: share of the loss that the largest subnet teaches.
-        patience: epochs without a change of score after which a training ends.
+        patience: epochs without a better score after which training on ends.
         scratch: whether each is trained from nothing too, by the supernet's recipe, to compare.
     """
 
@@ -69,6 +71,15 @@ class Piece:
     def name(self) -> str:
         return f"{self.id}-{self.kind.replace(' ', '-')}"
 
+    def settings(self, what: Finetuning) -> dict[str, Any]:
+        """What its result depends on: from scratch, on the supernet's recipe alone."""
+        used = ("epochs", "learning_rate", "external", "patience") if self.kind == FINE_TUNED else ()
+        return {name: getattr(what, name) for name in used}
+
+
+class _Enough(Exception):
+    """No better for long enough."""
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -76,9 +87,19 @@ class Shared:
 
     experiment: Experiment
     supernet: Supernet
+    weights: str
     teacher: nn.Module | None
     what: Finetuning
     folder: Path
+
+    def weights_of(self, piece: Piece) -> Path:
+        """The file of a piece's best weights: another one for other settings and another supernet."""
+        made_of = json.dumps([self.weights, piece.settings(self.what)], sort_keys=True)
+        return self.folder / f"{piece.name}-{digest(made_of)}.safetensors"
+
+    def work(self, piece: Piece) -> Path:
+        """Where it keeps its checkpoints."""
+        return self.folder / f".{self.weights_of(piece).stem}"
 
 
 def finetune(run: Run, entries: Sequence[Entry], what: Finetuning, workers: int) -> list[dict[str, Any]]:
@@ -92,20 +113,28 @@ def finetune(run: Run, entries: Sequence[Entry], what: Finetuning, workers: int)
     known = {(r["id"], r["kind"]): r for r in records(run)}
     kinds = (FINE_TUNED, SCRATCH) if what.scratch else (FINE_TUNED,)
     architectures = {e["id"]: run.experiment.space.from_json(e["architecture"]) for e in entries}
-    pieces = [Piece(i, a, k) for i, a in architectures.items() for k in kinds if (i, k) not in known]
-    console.print(f"Fine-tuning: {len(architectures)} subnets; {len(pieces)} trainings are left to do.")
+    every = [Piece(i, a, k) for i, a in architectures.items() for k in kinds]
+    pieces = [p for p in every if known.get((p.id, p.kind), {}).get("settings") != p.settings(what)]
+    again = sum((p.id, p.kind) in known for p in pieces)
+    note = f" ({again} of them again, with other settings)" if again else ""
+    console.print(f"Fine-tuning: {len(architectures)} subnets; {len(pieces)} trainings are left to do{note}.")
     if pieces:
-        shared = Shared(run.experiment, run.supernet, _teacher(run, what), what, folder.resolve())
+        shared = Shared(
+            run.experiment, run.supernet, run.weights, _teacher(run, what), what, folder.resolve()
+        )
         with bar("Train on", len(pieces)) as progress:
 
             def ended(piece: Piece, figures: dict[str, Any]) -> None:
-                known[piece.id, piece.kind] = _record(run, piece, figures, folder)
+                before = known.get((piece.id, piece.kind))
+                known[piece.id, piece.kind] = _record(run, piece, figures, shared)
                 records = json.dumps(list(known.values()), indent=1) + "\n"
                 write_atomically(run.directory.path / INDEX, records)
+                if before:
+                    (folder / before["file"]).unlink(missing_ok=True)
                 progress.advance(f"{piece.id} {piece.kind}: {figures['score']:.2f}")
 
             options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
-            several(_train_on, shared, pieces, patience=what.patience, on_end=ended, **options)
+            several(_train_on, shared, pieces, on_end=ended, **options)
     _mark(run, set(architectures), known)
     _print(run, known, list(architectures))
     return [known[key] for key in known if key[0] in architectures]
@@ -149,29 +178,36 @@ def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
         distillation = Distillation(in_place=0.0, external=what.external, teacher=shared.teacher)
         rate = experiment.training.learning_rate * what.learning_rate
         recipe = replace(recipe, epochs=what.epochs, learning_rate=rate, distillation=distillation)
-    work, path = shared.folder / f".{piece.name}", shared.folder / f"{piece.name}.safetensors"
+    work, path = shared.work(piece), shared.weights_of(piece)
     sign = 1 if experiment.task.metric.direction == "maximize" else -1
-    start, best = time.process_time(), [-float("inf")]
+    start, best, at, ended = time.process_time(), -math.inf, 0, 0
     if work.exists() and path.exists():  # goes on from a checkpoint
-        best[0] = sign * float(load_tensors(path)[1]["score"])
+        metadata = load_tensors(path)[1]
+        best, at = sign * float(metadata["score"]), int(metadata["epoch"])
 
-    def judge(epoch: Epoch) -> None:
-        found = subnet_accuracy(alone, piece.architecture, experiment.task, "search")
-        score = sign * found.mean
-        if score > best[0]:
-            best[0] = score
-            metadata = {"score": str(found.mean), "std_error": str(found.std_error)}
+    def judge(epoch: int) -> None:
+        nonlocal best, at, ended
+        found, ended = subnet_accuracy(alone, piece.architecture, experiment.task, "search"), epoch
+        if sign * found.mean > best:
+            best, at = sign * found.mean, epoch
+            metadata = {"score": str(found.mean), "std_error": str(found.std_error), "epoch": str(epoch)}
             save_tensors(path, alone.state(), metadata)
-        report(epoch.epoch, best[0], time.process_time() - start)
+        report(epoch, best, time.process_time() - start)
+        if piece.kind == FINE_TUNED and epoch - at >= what.patience:
+            raise _Enough
 
-    train(alone, experiment.task, recipe, work, seed=experiment.seed, on_epoch=judge)
-    shutil.rmtree(work, ignore_errors=True)
+    try:
+        train(alone, experiment.task, recipe, work, seed=experiment.seed, on_epoch=lambda e: judge(e.epoch))
+        if not ended:  # an earlier call had done all of it but this
+            judge(recipe.epochs)
+    except _Enough:
+        pass
 
 
-def _record(run: Run, piece: Piece, figures: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _record(run: Run, piece: Piece, figures: dict[str, Any], shared: Shared) -> dict[str, Any]:
     """What a training reached, with the best weights that it had."""
-    shutil.rmtree(folder / f".{piece.name}", ignore_errors=True)  # of one that was ended
-    task, path = run.experiment.task, folder / f"{piece.name}.safetensors"
+    shutil.rmtree(shared.work(piece), ignore_errors=True)
+    task, path = run.experiment.task, shared.weights_of(piece)
     tensors, metadata = load_tensors(path)
     alone = run.experiment.alone(piece.architecture, 0).with_state(tensors)
     module = alone.extract(piece.architecture, buffers=statistics(alone, piece.architecture, task))
@@ -184,6 +220,7 @@ def _record(run: Run, piece: Piece, figures: dict[str, Any], folder: Path) -> di
         "id": piece.id,
         "kind": piece.kind,
         "weights": run.weights,
+        "settings": piece.settings(shared.what),
         "file": path.name,
         "epochs": figures["epoch"],
         "core_seconds": figures["core_seconds"],
@@ -203,10 +240,12 @@ def _mark(run: Run, ids: set[str], known: dict[tuple[str, str], dict[str, Any]])
         if entry["id"] not in ids or entry["weights"] != run.weights:
             continue
         entry.setdefault("inherited", {"select": dict(entry["objectives"][metric]), "test": entry["test"]})
-        record = known[entry["id"], FINE_TUNED]
+        record, inherited = known[entry["id"], FINE_TUNED], entry["inherited"]
+        entry["objectives"][metric], entry["test"] = dict(inherited["select"]), inherited["test"]
         if record["deployed"]:
             found, test = record["select"], record["test"]
-            entry["objectives"][metric] = entry["inherited"]["select"] | {
+            entry["objectives"][metric] |= {
+                "predicted": record["search"],
                 "measured": found["value"],
                 "n": found["n"],
                 "std_error": found["std_error"],

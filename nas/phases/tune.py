@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,15 +21,15 @@ from nas.cluster.tuning import Report, Settings, Tried, tune
 from nas.console import bar, console
 from nas.errors import RunError
 from nas.evaluation import subnet_accuracy
-from nas.experiment import Experiment
+from nas.experiment import Experiment, settings_of
 from nas.phases.run import Run
 from nas.rundir import RunDirectory, write_atomically
-from nas.settings import replaced
-from nas.training import Epoch, OneBatch, Progressive, Sandwich, SinglePath, train
+from nas.settings import differences, replaced
+from nas.training import OneBatch, Progressive, Sandwich, SinglePath, train
 
 SUFFIX = "-tune"
 RECIPE = "recipe.json"
-SPENT = "core_seconds.json"  # of each configuration, as it ended
+STORAGE, BEGUN, SPENT = "optuna.db", "tuning.json", "core_seconds.json"
 PANEL = 6  # random subnets, beside the largest and the smallest, by whose accuracy a recipe is judged
 RULES = {f"nas.training.{rule.__name__}": rule for rule in (Sandwich, SinglePath, OneBatch, Progressive)}
 
@@ -57,7 +59,9 @@ def tunable(experiment: Experiment) -> dict[str, BaseDistribution]:
         "training.learning_rate": FloatDistribution(3e-4, 2e-2, log=True),
         "training.weight_decay": FloatDistribution(1e-3, 0.3, log=True),
         "training.subnets": CategoricalDistribution(list(RULES)),
-        "training.distillation.in_place": CategoricalDistribution([0.0, 0.5, 1.0]),
+        "training.distillation.in_place": CategoricalDistribution(
+            [share for share in (0.0, 0.5, 1.0) if share + experiment.training.distillation.external <= 1]
+        ),
     }
     if hasattr(experiment.task, "classes"):
         space["training.mix.label_smoothing"] = FloatDistribution(0.0, 0.2)
@@ -97,17 +101,18 @@ def as_it_is(experiment: Experiment, space: Mapping[str, BaseDistribution]) -> S
 def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
     """Tries recipes; writes recipe.json with the best one's settings. What was tried counts."""
     experiment, folder = run.experiment, run.directory.path
+    _require_same(experiment, tuning, folder)
     space = tunable(experiment)
     first = as_it_is(experiment, space)
+    if first is None:
+        console.print("Recipe: the experiment's own is not among those that are tried.")
     console.print(f"Recipe: {tuning.samples} configurations of {', '.join(space)}.")
 
     with bar("Tune the recipe", tuning.samples) as progress:
-        spent = folder / SPENT
-        seconds: dict[str, float] = json.loads(spent.read_text()) if spent.exists() else {}
+        seconds = _Seconds(folder / SPENT)
 
         def note(tried: Tried) -> None:
-            seconds[str(tried.number)] = tried.core_seconds
-            write_atomically(spent, json.dumps(seconds) + "\n")
+            seconds.add(tried.settings, tried.core_seconds)
             progress.advance(f"score {tried.score:.2f} after {tried.epochs} epochs")
             numbers = {k: v for k, v in tried.settings.items() if isinstance(v, (int, float))}
             run.tracker.metrics(
@@ -118,7 +123,7 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
             _objective,
             (experiment, tuning.epochs),
             space,
-            folder / "optuna.db",
+            folder / STORAGE,
             samples=tuning.samples,
             longest=tuning.epochs,
             first=first,
@@ -130,16 +135,60 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
         )
     best = found[0]
     trials = [
-        vars(t) | {"core_seconds": seconds.get(str(t.number))} for t in sorted(found, key=lambda t: t.number)
+        vars(t) | {"core_seconds": seconds.of(t.settings)} for t in sorted(found, key=lambda t: t.number)
     ]
     results = {"settings": best.settings, "score": best.score, "default": first, "trials": trials}
     path = folder / RECIPE
     write_atomically(path, json.dumps(results, indent=1) + "\n")
     run.tracker.artifact(path)
     _print(found[:5])
-    name = experiment.name.removesuffix(SUFFIX)
-    console.print(f"Best recipe: {path}. Use it with: nas run {name} --recipe")
+    where = "" if folder.parent == Path("runs").resolve() else f" --run-dir {shlex.quote(str(folder.parent))}"
+    command = f"nas run {shlex.quote(run.source.path or run.source.name)} --recipe{where}"
+    console.print(f"Best recipe: {path}. Use it with: {command}")
     return results
+
+
+@dataclass(frozen=True)
+class _Seconds:
+    """Core-seconds by configuration, in a file: Optuna's storage has no place for them, and configurations do
+    not end in the order of its numbers."""
+
+    path: Path
+
+    def add(self, settings: Settings, seconds: float) -> None:
+        known = self._read()
+        known[_key(settings)] = self.of(settings) + seconds
+        write_atomically(self.path, json.dumps(known, indent=1) + "\n")
+
+    def of(self, settings: Settings) -> float:
+        return self._read().get(_key(settings), 0.0)
+
+    def _read(self) -> dict[str, float]:
+        known: dict[str, float] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        return known
+
+
+def _key(settings: Settings) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _require_same(experiment: Experiment, tuning: Tuning, folder: Path) -> None:
+    """What is compared must have been trained alike.
+
+    Raises:
+        RunError: what was tried before had other epochs or settings.
+    """
+    path = folder / BEGUN
+    now = json.loads(json.dumps({"epochs": tuning.epochs, "training": settings_of(experiment)["training"]}))
+    if (folder / STORAGE).exists() and path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = list(differences(before, now))
+        if changed:
+            raise RunError(
+                f"Configurations in {folder} must have been tried alike, but {'; '.join(changed)}. Tune as "
+                f"before, or in another --run-dir."
+            )
+    write_atomically(path, json.dumps(now, indent=1) + "\n")
 
 
 def recipe_settings(run_dir: Path, name: str) -> dict[str, str]:
@@ -160,31 +209,33 @@ def recipe_settings(run_dir: Path, name: str) -> dict[str, str]:
 
 
 def _objective(shared: tuple[Experiment, int], settings: Settings, report: Report) -> None:
-    """A short training, judged after each epoch; its time is in passes of a subnet over *train*."""
-    experiment, epochs = shared
+    """A training of so many passes of a subnet over *train*, judged after each: equal work for all rules."""
+    experiment, passes = shared
     experiment = with_settings(experiment, settings)
     space, rng = experiment.space, np.random.default_rng(0)
     panel = [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(PANEL))]
-    supernet, passes = experiment.supernet(), _passes(experiment)
+    supernet = experiment.supernet()
     recipe = replace(
         experiment.training,
-        epochs=max(1, round(epochs / passes)),
+        epochs=max(1, round(passes / _passes(experiment))),
         checkpoint_seconds=1e9,
         workers=1,
         threads=1,
         ema=0.0,
     )
-
+    in_epoch = math.ceil(experiment.task.batch_count("train") / recipe.accumulate)
+    times = {math.ceil(t * in_epoch * recipe.epochs / passes): t for t in range(1, passes + 1)}
     start = time.process_time()
 
-    def judge(epoch: Epoch) -> None:
-        found = [subnet_accuracy(supernet, a, experiment.task, "search").mean for a in panel]
-        sign = 1 if experiment.task.metric.direction == "maximize" else -1
-        spent = time.process_time() - start
-        report(epoch.epoch, sign * float(np.mean(found)), spent, time=passes * epoch.epoch)
+    def judge(step: int) -> None:
+        if step in times:
+            found = [subnet_accuracy(supernet, a, experiment.task, "search").mean for a in panel]
+            sign = 1 if experiment.task.metric.direction == "maximize" else -1
+            spent = time.process_time() - start
+            report(math.ceil(step / in_epoch), sign * float(np.mean(found)), spent, time=times[step])
 
     with tempfile.TemporaryDirectory() as folder:
-        train(supernet, experiment.task, recipe, Path(folder), seed=experiment.seed, on_epoch=judge)
+        train(supernet, experiment.task, recipe, Path(folder), seed=experiment.seed, on_step=judge)
 
 
 def _passes(experiment: Experiment) -> float:

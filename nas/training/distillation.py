@@ -55,6 +55,12 @@ class Distillation:
             )
         if not isinstance(self.teacher, (nn.Module, str, Path, type(None))):
             raise RunError(f"`distillation.teacher` must be a module or a folder: got {self.teacher!r}.")
+        try:
+            re.compile(self.parts)
+        except re.error as error:
+            raise RunError(
+                f"`distillation.parts` must be a regular expression: got {self.parts!r} ({error})."
+            ) from error
         if not self.temperature > 0 or not self.features >= 0:
             raise RunError(
                 f"`distillation` must have a temperature above 0 and features of at least 0: got "

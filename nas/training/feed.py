@@ -44,7 +44,7 @@ class Feed:
                 batches.close()
 
     def prepared(self, batch: Batch, step: int, place: int) -> Batch:
-        """The batch at a place of a step's group: mixed, scaled, cut to this process's share, moved."""
+        """The batch at a place of a step's group: mixed, scaled, on the device."""
         recipe, rng = self.recipe, np.random.default_rng((self.seed, step, place))
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         if recipe.mix:
@@ -52,7 +52,14 @@ class Feed:
         if sides := recipe.resolutions:
             side = sides[np.random.default_rng((self.seed, step)).integers(len(sides))]
             batch = Batch((_scaled(batch.inputs[0], side), *batch.inputs[1:]), batch.targets)
-        return moved(share(batch, self.group.rank, self.group.size), self.device)
+        return moved(batch, self.device)
+
+    def own(self, batch: Batch) -> tuple[Batch, int]:
+        """This process's share of a batch, and how many images it holds. Where these are none, the batch has one
+        that counts for nothing: all processes must come to the same gradients."""
+        part = share(batch, self.group.rank, self.group.size)
+        count = len(part.targets)
+        return (part, count) if count else (share(batch, 0, len(batch.targets)), 0)
 
     def _awaited(self, take: Callable[[], list[Batch]]) -> list[Batch]:
         start = time.perf_counter()

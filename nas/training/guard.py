@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
+from nas.architecture import architecture_id, to_json
 from nas.errors import RunError
 from nas.training.recipe import Recipe
 
 FIRST_STEPS = 10  # whose mean loss an explosion is measured by
+DIVERGED = "diverged.json"
 
 
 class Guard:
     """Refuses numbers that are not finite, and losses that explode.
 
+    A checkpoint is a good one once a step from it on had a sane loss; before, it may hold ruined weights.
+
     Attributes:
         begin: losses of the first steps; goes into checkpoints.
-        saved: the last good checkpoint.
+        good: the last good checkpoint.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
         self.begin: list[float] = []
-        self.saved: Path | None = None
+        self.good: Path | None = None
+        self._unproven: Path | None = None
+
+    def saved(self, checkpoint: Path) -> None:
+        """Says that the weights of now are in `checkpoint`."""
+        self._unproven = checkpoint
 
     def require_finite(self, what: str, value: float, step: int, architecture: Any) -> None:
         """Raises RunError for NaN and infinity."""
@@ -31,18 +41,29 @@ class Guard:
             raise self._problem(f"The {what} must stay finite", value, step, architecture)
 
     def require_sane(self, loss: float, step: int, architecture: Any) -> None:
-        """Of the loss of each step in turn: raises RunError too where it is far above those of the first."""
+        """Of any subnet's loss to the labels: raises RunError too where it is far above those of the first
+        steps."""
         self.require_finite("loss", loss, step, architecture)
-        if len(self.begin) < FIRST_STEPS:
-            self.begin.append(loss)
-        usual, times = sum(self.begin) / len(self.begin), self.recipe.explosion
+        usual = sum(self.begin) / len(self.begin) if self.begin else math.inf
+        times = self.recipe.explosion
         if times < math.inf and loss > times * usual:
             law = f"The loss must not exceed {times:g} times that of the first steps, {usual:.3g}"
             raise self._problem(law, loss, step, architecture)
 
+    def passed(self, loss: float) -> None:
+        """Says that a step went well, with the loss of its first subnet."""
+        if len(self.begin) < FIRST_STEPS:
+            self.begin.append(loss)
+        if self._unproven is not None:
+            self.good, self._unproven = self._unproven, None
+
     def _problem(self, law: str, value: float, step: int, architecture: Any) -> RunError:
-        good = f"the last good checkpoint is {self.saved}" if self.saved else "there is no checkpoint yet"
+        if self._unproven is not None:  # a training would go on from it
+            self._unproven.unlink(missing_ok=True)
+        good = f"The last good checkpoint is {self.good}" if self.good else "There is no good checkpoint yet"
+        where = self.folder / DIVERGED
+        where.write_text(json.dumps(to_json(architecture), indent=1) + "\n")
         return RunError(
-            f"{law}, but is {value:.3g} at step {step} for {architecture}. Lower training.learning_rate (now "
-            f"{self.recipe.learning_rate}); {good}."
+            f"{law}, but is {value:.3g} at step {step} of architecture {architecture_id(architecture)} "
+            f"({where}). {good}. Lower training.learning_rate, which is {self.recipe.learning_rate:g}."
         )

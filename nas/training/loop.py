@@ -127,7 +127,7 @@ class _Training:
         self.steps_per_epoch = math.ceil(task.batch_count("train") / recipe.accumulate)
         self.steps = self.steps_per_epoch * recipe.epochs
         self.feed = Feed(task, recipe, seed, self.group, self.device)
-        self.guard = Guard(recipe)
+        self.guard = Guard(recipe, folder)
         self.sums = _Sums()
         self.step = self._restore()  # that comes next
 
@@ -186,29 +186,32 @@ class _Training:
         architectures = [a for a in drawn if self.supernet.holds(a)] or drawn
         gradients, others = Gradients(), Gradients()
         tallies, loss = [Tally(), Tally()], 0.0
-        images = sum(len(batch.targets) for batch in batches)
+        images = sum(len(batch.targets) for batch in batches)  # of all processes
         for batch in batches:
-            weight = len(batch.targets) / images
             run = self._shared if recipe.subnets.shares_batch else self._each
-            found = run(architectures, batch, weight, gradients, others if recipe.project else gradients)
-            loss += weight * found[0]
+            found = run(architectures, batch, images, gradients, others if recipe.project else gradients)
+            loss += found[0]
             tallies = [a + b for a, b in zip(tallies, found[1], strict=True)]
-        loss = self._added_up(gradients, others, images, loss)
+        loss = self._added_up(gradients, others, loss)
         self.guard.require_sane(loss, self.step, architectures[0])
         if recipe.project:
             gradients.without_conflict(others)
             gradients.update(others)
         norm = gradients.norm()
         self.guard.require_finite("norm of the gradient", float(norm), self.step, architectures[0])
+        self.guard.passed(loss)
         gradients.scale((recipe.clip / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step(gradients, recipe.rate(self.step / self.steps))
         self._average()
         return loss, tallies
 
     def _each(
-        self, architectures: list[Any], batch: Batch, weight: float, largest: Gradients, others: Gradients
+        self, architectures: list[Any], batch: Batch, images: int, largest: Gradients, others: Gradients
     ) -> tuple[float, list[Tally]]:
-        """All subnets on the whole batch, one after the other."""
+        """All subnets on this process's share of the batch, one after the other; its part of the mean loss
+        over `images`."""
+        batch, count = self.feed.own(batch)
+        weight = count / images
         distillation, teaches = self.recipe.distillation, self.recipe.subnets.teaches
         outside = self._teacher_answer(batch)
         tallies, first, inside = [Tally(), Tally()], math.nan, None
@@ -223,37 +226,42 @@ class _Training:
                 if taught:
                     loss = loss + distillation.features * feature_loss(features, taught).to(loss.device)
             self.guard.require_finite("loss", float(loss.detach()), self.step, architecture)
+            self.guard.require_sane(float(label_loss.detach()), self.step, architecture)
             (loss * (weight / len(architectures))).backward()
             _gather(boxes, slices, others if i else largest)
-            if i < 2:
+            if i < 2 and count:
                 tallies[i] = self._tally(answer, batch)
             if i == 0:
                 first = float(label_loss.detach())
                 if teaches:
                     inside, taught = answer.detach(), {n: f.detach() for n, f in features.items()}
-        return first, tallies
+        return weight * first, tallies
 
     def _shared(
-        self, architectures: list[Any], batch: Batch, weight: float, gradients: Gradients, _: Gradients
+        self, architectures: list[Any], batch: Batch, images: int, gradients: Gradients, _: Gradients
     ) -> tuple[float, list[Tally]]:
-        """Each subnet on images of its own, all in one backward pass."""
-        outside = self._teacher_answer(batch)
+        """Each subnet on images of its own, of which this process has a share, all in one backward pass; its
+        part of the mean loss over `images`."""
         total, tallies, ran = torch.zeros((), device=self.device), [Tally(), Tally()], []
         for i, architecture in enumerate(architectures):
             part = share(batch, i, len(architectures))
             if not len(part.targets):
                 continue
+            part, count = self.feed.own(part)
             boxes = self.supernet.boxes(architecture)
             slices = self.supernet.slices(boxes)
-            taught = None if outside is None else outside[i :: len(architectures)]
+            outside = self._teacher_answer(part)
             with self._autocast():
                 answer = self.supernet(architecture, *part.inputs, train=True, slices=slices)
-                loss = self.recipe.distillation.loss(answer, self.task.loss(answer, part), None, taught)
+                label_loss = self.task.loss(answer, part)
+                loss = self.recipe.distillation.loss(answer, label_loss, None, outside)
+            self.guard.require_sane(float(label_loss.detach()), self.step, architecture)
             self.guard.require_finite("loss", float(loss.detach()), self.step, architecture)
-            total = total + loss * (len(part.targets) / len(batch.targets))
+            total = total + loss * (count / images)
             ran.append((boxes, slices))
-            tallies[0] += self._tally(answer, part)
-        (total * weight).backward()
+            if count:
+                tallies[0] += self._tally(answer, part)
+        total.backward()
         for boxes, slices in ran:
             _gather(boxes, slices, gradients)
         return float(total.detach()), tallies
@@ -278,17 +286,13 @@ class _Training:
             return nullcontext({})
         return self.features.of(self.supernet.skeleton(architecture))
 
-    def _added_up(self, gradients: Gradients, others: Gradients, images: int, loss: float) -> float:
-        """Makes means over this process's images those over all; returns the loss likewise."""
+    def _added_up(self, gradients: Gradients, others: Gradients, loss: float) -> float:
+        """Adds up what each process has of the means over all images; returns the loss likewise."""
         if self.group.size == 1:
             return loss
-        gradients.scale(images)
-        others.scale(images)
-        sums = torch.tensor([float(images), loss * images], device=self.device)
+        sums = torch.tensor([loss], device=self.device)
         self.group.add_up([*gradients.values(), *others.values(), sums])
-        gradients.scale(1 / sums[0])
-        others.scale(1 / sums[0])
-        return float(sums[1] / sums[0])
+        return float(sums[0])
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -307,7 +311,7 @@ class _Training:
             tensors |= {f"{moment}:{name}": state[moment] for moment in MOMENTS}
         tensors |= {f"ema:{name}": tensor for name, tensor in self.averages.items()}
         data = {"step": self.step, "seed": self.seed, "begin": self.guard.begin, "sums": self.sums.data()}
-        self.guard.saved = self.checkpoints.save(self.step, tensors, data)
+        self.guard.saved(self.checkpoints.save(self.step, tensors, data))
 
     def _restore(self) -> int:
         """Loads the newest whole checkpoint, if there is one; returns the steps that it has behind it."""
@@ -317,7 +321,7 @@ class _Training:
             if self.group.rank == 0:
                 (self.folder / "history.jsonl").unlink(missing_ok=True)
             return 0
-        self.guard.saved, tensors, data = found
+        self.guard.good, tensors, data = found
         for name, parameter in self.supernet.bank.items():
             if name not in tensors or tensors[name].shape != parameter.shape:
                 raise RunError(

@@ -32,8 +32,8 @@ class Recipe:
         project: whether the largest subnet's gradient loses, parameter by parameter, what opposes the others'
             (NASViT, Gong et al., 2022, §3.2).
         mix: mixup, CutMix and label smoothing, of tasks with images and classes.
-        resolutions: sides to one of which the images of each step are scaled (ResFormer, Tian et al., 2023,
-            §3.1); none: they stay as they are.
+        resolutions: sides to one of which the images of each step are scaled (after ResFormer, Tian et al.,
+            2023, §3.1, which takes several a step and has them agree); none: they stay as they are.
         accumulate: batches per update.
         ema: decay of the average of weights over steps that is kept and searched (Izmailov et al., 2018;
             Polyak & Juditsky, 1992); 0: the last weights are.
@@ -91,6 +91,12 @@ class Recipe:
                 f"`training.withheld` must hold pairs of a name and a tuple of options, as in "
                 f"(('ratio', (1.5,)),): got {self.withheld!r}."
             )
+        for name, on in (("project", self.project), ("distillation.features", self.distillation.features)):
+            if on and not self.subnets.teaches:
+                raise RunError(
+                    f"`training.{name}` must have a rule whose steps begin with the largest subnet, such as "
+                    f"Sandwich: got {type(self.subnets).__name__}."
+                )
         for pattern, factor in self.rates:
             try:
                 re.compile(pattern)
@@ -109,7 +115,10 @@ class Recipe:
 
     def alone(self, architecture: Any) -> Recipe:
         """This recipe for one architecture that is trained as a plain model, in this process."""
-        return replace(self, subnets=Only(architecture), withheld=(), workers=1)
+        distillation = replace(self.distillation, in_place=0.0, features=0.0)
+        return replace(
+            self, subnets=Only(architecture), withheld=(), distillation=distillation, project=False, workers=1
+        )
 
     def rate(self, progress: float) -> float:
         """Learning rate at `progress` (0 … 1) of the training."""
@@ -119,7 +128,17 @@ class Recipe:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
     def groups(self, names: Mapping[str, bool]) -> dict[str, Group]:
-        """How each parameter is updated; `names` says which are matrices."""
+        """How each parameter is updated; `names` says which are matrices.
+
+        Raises:
+            RunError: a pattern of `rates` that fits none of them.
+        """
+        for pattern, _ in self.rates:
+            if not any(re.fullmatch(pattern, name) for name in names):
+                raise RunError(
+                    f"`training.rates` must fit whole names of parameters, such as {min(names)}: {pattern!r} "
+                    f"fits none."
+                )
         return {
             n: Group(self._factor(n), self.weight_decay if matrix else 0.0) for n, matrix in names.items()
         }

@@ -191,7 +191,8 @@ PHASES = (("heads", "head_dim", "value_dim", "kernel", "size"), ("blocks",), ("r
 @dataclass(frozen=True)
 class Progressive(Subnets):
     """The largest subnet and `random` others, in which a choice is at its largest until its phase begins:
-    progressive widening (Once-for-all, Cai et al., 2020, §3.3).
+    progressive widening (Once-for-all, Cai et al., 2020, §3.3, whose teacher is a largest subnet that was
+    trained before: that is `Distillation(external=…, teacher=…)` here).
 
     Attributes:
         phases: last parts of the names of genes that each phase opens, in order; the largest is trained alone

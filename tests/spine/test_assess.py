@@ -49,6 +49,7 @@ def test_subnets_are_trained_once_and_compared(nas, run):
         (("--bins", 0), "`--bins` must be 1 or more: got 0"),
         (("--subnets", 1), "`--subnets` must be 2 or more: got 1"),
         (("--width", 1.5), "`--width` must be a share between 0 and 1"),
+        (("--unseen", 1), "`--unseen` must be 0, or 2 or more"),
         (("--unseen", 2), "`--unseen` must have subnets that the training leaves out"),
     ],
 )

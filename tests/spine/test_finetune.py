@@ -39,6 +39,7 @@ def test_points_are_trained_on_and_handed_out(nas, finished_copy):
         entry = after[name]
         assert record["search"] > before[name]["objectives"]["accuracy"]["predicted"]
         assert entry["objectives"]["accuracy"]["measured"] == record["select"]["value"]
+        assert entry["objectives"]["accuracy"]["predicted"] == record["search"]
         assert entry["test"]["accuracy"] == record["test"]["value"]
         assert entry["inherited"]["select"] == before[name]["objectives"]["accuracy"]
         assert entry["inherited"]["test"] == before[name]["test"]
@@ -49,13 +50,28 @@ def test_points_are_trained_on_and_handed_out(nas, finished_copy):
     name = next(iter(deployed))
     nas("export", run, "--id", name, "--format", "safetensors")
     exported = load_file(run / "exports" / name / "model.safetensors")
-    trained = load_file(run / "finetuned" / f"{name}-fine-tuned.safetensors")
+    trained = load_file(run / "finetuned" / deployed[name]["file"])
+    assert "trained on as a plain model, 3 epochs" in (run / "exports" / name / "card.md").read_text()
     norm = next(n for n in exported if n.endswith("head.norm.weight"))  # never rounded
     assert torch.equal(exported[norm], trained[norm])
 
     again = nas("finetune", run, *SMALL, "--where", f"latency_ms<={limit!r}")
     assert "; 0 trainings are left to do" in again.stdout
     assert {e["id"]: e["objectives"] for e in front(run)} == {i: e["objectives"] for i, e in after.items()}
+
+    worse = (*SMALL[:4], "--learning-rate", 1e-9, *SMALL[6:])  # moves nothing
+    other = nas("finetune", run, *worse, "--where", f"latency_ms<={limit!r}")
+    assert f"{len(before)} trainings are left to do ({len(before)} of them again, with" in other.stdout
+    again = {
+        r["id"]: r for r in json.loads((run / "finetuned.json").read_text()) if r["kind"] == "fine-tuned"
+    }
+    for entry in (e for e in front(run) if e["id"] in before):
+        expected = before[entry["id"]]["objectives"]["accuracy"]["measured"]
+        if again[entry["id"]]["deployed"]:
+            expected = again[entry["id"]]["select"]["value"]
+        assert entry["objectives"]["accuracy"]["measured"] == expected
+    kept = {r["file"] for r in json.loads((run / "finetuned.json").read_text())}
+    assert {p.name for p in (run / "finetuned").iterdir()} == kept
 
 
 @pytest.mark.parametrize(

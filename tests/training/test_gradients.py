@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from itertools import product
 
 import pytest
 import torch
-from training.small import made_up_supernet, made_up_task
+from training.small import (
+    RECIPE,
+    assert_gradients,
+    made_up_supernet,
+    made_up_task,
+    one_batch,
+    step_gradients,
+)
 
-from nas.training import Gradients, SlicedAdamW, soft_loss
+from nas.training import Gradients, Nested, OneBatch, Sandwich, SinglePath, SlicedAdamW, soft_loss
 from nas.training.optimizer import Group
 
 SHAPE = (5, 7)
@@ -152,3 +160,33 @@ def test_slices_gather_what_the_bank_would():
         assert torch.equal(slices[name].grad, expected[where]), name
         assert slices[name].data_ptr() >= supernet.bank[name].data_ptr()
         assert slices[name].untyped_storage().data_ptr() == supernet.bank[name].untyped_storage().data_ptr()
+
+
+@dataclass(frozen=True)
+class Fellow:
+    """One of several processes, whose parts the test adds up."""
+
+    rank: int
+    size: int
+
+    def add_up(self, tensors):
+        return None
+
+
+@pytest.mark.parametrize("images", [13, 1], ids=["uneven", "fewer images than processes"])
+@pytest.mark.parametrize(
+    "rule",
+    [SinglePath(), Sandwich(random=1), OneBatch(3), Nested(rest="random")],
+    ids=lambda r: type(r).__name__,
+)
+def test_processes_add_up_to_one(rule, images, tmp_path, monkeypatch):
+    task = made_up_task()
+    supernet, one = made_up_supernet(task), one_batch(task, images)
+    recipe = replace(RECIPE, subnets=rule)
+    whole = step_gradients(supernet, one, recipe, tmp_path / "one", monkeypatch)
+    parts = [
+        step_gradients(supernet, one, recipe, tmp_path / str(r), monkeypatch, group=Fellow(r, 3))
+        for r in range(3)
+    ]
+    assert all(set(part) == set(whole) for part in parts)
+    assert_gradients({name: sum(part[name] for part in parts) for name in whole}, whole)

@@ -22,12 +22,13 @@ from training.small import (
     stop_at_step,
 )
 
+from nas.architecture import architecture_id
 from nas.errors import RunError, SpaceError
 from nas.experiment import Experiment
 from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import Mix
-from nas.training import Only, Recipe, Sandwich, SinglePath, load_tensors, soft_loss, train
+from nas.training import Distillation, Only, Recipe, Sandwich, SinglePath, load_tensors, soft_loss, train
 from search_spaces import hierarchical
 
 
@@ -178,6 +179,12 @@ def test_what_cannot_be_withheld_stops_before_any_work(task, supernet, tmp_path)
     assert not (tmp_path / "new").exists()
 
 
+def test_rates_that_fit_no_parameter(task, supernet, tmp_path):
+    with pytest.raises(RunError, match=r"fit whole names of parameters, such as .*: 'stme\\..*' fits none"):
+        train(supernet, task, replace(RECIPE, rates=((r"stme\..*", 0.1),)), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_only_matrices_decay(supernet):
     names = supernet.matrices()
     assert "stages.1.down.merged_norm.weight" not in names  # stored with two axes, yet a norm
@@ -318,7 +325,9 @@ def test_random_numbers_of_modules_are_those_of_the_step(task, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(task, supernet, tmp_path):
     broken = replace(task, images=np.full_like(task.images, np.inf))
-    with pytest.raises(RunError, match=r"must stay finite, but is nan at step 0 for Hier.*no checkpoint yet"):
+    with pytest.raises(
+        RunError, match=r"must stay finite, but is nan at step 0 of architecture .*no good checkpoint"
+    ):
         train(supernet, broken, RECIPE, tmp_path)
 
 
@@ -332,13 +341,42 @@ def test_a_loss_that_explodes_stops_the_run(task, supernet, tmp_path):
         subnets=Only(supernet.space.largest()),
     )
     message = (
-        r"loss must not exceed 2 times that of the first steps, .* at step \d+ for Hier.*is .*step-\d+\.safe"
+        r"loss must not exceed 2 times that of the first steps, .* at step \d+ of architecture .*"
+        r"good checkpoint is .*step-\d+\.safe"
     )
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(RunError, match=message) as raised:
         train(supernet, task, wild, tmp_path)
-    steps = sorted((tmp_path / "checkpoints").glob("step-*"))
-    assert len(steps) == wild.keep
-    assert all(t.isfinite().all() for path in steps for t in load_tensors(path)[0].values())
+    (step,) = (tmp_path / "checkpoints").glob("step-*")  # the one that led there is gone
+    assert str(step) in str(raised.value)
+    told = json.loads((tmp_path / "diverged.json").read_text())
+    assert supernet.space.from_json(told) == supernet.space.largest()
+    train(supernet, task, replace(RECIPE, epochs=20, subnets=wild.subnets), tmp_path)  # goes on from it
+
+
+def test_any_subnet_may_explode(task, supernet, tmp_path, monkeypatch):
+    """Not only the first of a step, whose loss goes into the history."""
+    count, own = [0], type(task).loss
+
+    def loss(self, answer, batch):
+        count[0] += 1
+        return own(self, answer, batch) * (1e4 if count[0] == 42 else 1.0)  # the second of the 11th step
+
+    monkeypatch.setattr(type(task), "loss", loss)
+    smallest = architecture_id(supernet.space.smallest())
+    with pytest.raises(RunError, match=f"must not exceed 20 times .* at step 10 of architecture {smallest}"):
+        train(supernet, task, RECIPE, tmp_path)
+
+
+def test_the_first_steps_may_explode(task, supernet, tmp_path, monkeypatch):
+    count, own = [0], type(task).loss
+
+    def loss(self, answer, batch):
+        count[0] += 1
+        return own(self, answer, batch) * (1e4 if count[0] == 5 else 1.0)  # the first of the second step
+
+    monkeypatch.setattr(type(task), "loss", loss)
+    with pytest.raises(RunError, match=r"must not exceed 20 times .* at step 1 "):
+        train(supernet, task, RECIPE, tmp_path)
 
 
 class TestCheckpoints:
@@ -388,6 +426,11 @@ class TestCheckpoints:
         ({"resolutions": (8, 0)}, "`training.resolutions` must be sides in pixels"),
         ({"withheld": (("ratio", 2),)}, "`training.withheld` must hold pairs of a name and a tuple"),
         ({"withheld": (("ratio", ()),)}, "`training.withheld` must hold pairs of a name and a tuple"),
+        ({"project": True, "subnets": SinglePath()}, "`training.project` must have a rule whose steps begin"),
+        (
+            {"distillation": Distillation(features=1.0), "subnets": SinglePath()},
+            "`training.distillation.features` must have a rule whose steps begin .*: got SinglePath",
+        ),
         ({"rates": (("(", 1.0),)}, "must hold regular expressions: got '\\('"),
         ({"rates": ((".*", -1.0),)}, "must have factors of at least 0: got -1"),
     ],
