@@ -95,8 +95,8 @@ class _Bin:
         if len(seen) < 2:
             raise SpaceError(
                 f"A bin of costs must hold 2 subnets or more that the training takes: {self.low:.3g} to "
-                f"{self.high:.3g} MMACs holds {len(seen)}. Raise --width, lower --bins, or train by a rule that "
-                f"takes more than {type(self.experiment.training.subnets).__name__}."
+                f"{self.high:.3g} MMACs holds {len(seen)}. Raise --width, lower --bins, or train by a rule "
+                f"that takes more than {type(self.experiment.training.subnets).__name__}."
             )
         unseen = self._first(what.unseen, self._unseen())
         if what.unseen and len(unseen) < 2:
