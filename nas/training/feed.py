@@ -55,8 +55,8 @@ class Feed:
         return moved(batch, self.device)
 
     def own(self, batch: Batch) -> tuple[Batch, int]:
-        """This process's share of a batch, and how many images it holds. Where these are none, it has one that
-        counts for nothing: all processes must come to the same gradients."""
+        """This process's share of a batch, and how many images it holds. With none it has one after all,
+        which counts for nothing: all processes must come to the same gradients."""
         part = share(batch, self.group.rank, self.group.size)
         count = len(part.targets)
         return (part, count) if count else (share(batch, 0, len(batch.targets)), 0)
