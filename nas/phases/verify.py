@@ -207,14 +207,40 @@ def find_trial(run: Run, architecture_id: str, device: Device) -> Trial | None:
 
 
 def _finalists(run: Run, device: Device, trials: Sequence[Trial]) -> list[Trial]:
-    """At most `search.finalists` non-dominated trials, those that stand most alone."""
-    objectives = run.evaluator(device).objectives
+    """At most `search.finalists` trials: non-dominated ones, and `hopeful` ones for what places these leave,
+    at least a quarter; of both those that stand most alone."""
+    objectives, limit = run.evaluator(device).objectives, run.experiment.search.finalists
     costs = as_costs(objectives, [t.objectives for t in trials])
-    kept = np.flatnonzero(nondominated(costs))
-    _, first = np.unique(costs[kept], axis=0, return_index=True)  # equal figures: the earliest trial
-    kept = kept[np.sort(first)]
-    order = np.argsort(-crowding_distance(costs[kept]), kind="stable")
-    return [trials[i] for i in kept[order][: run.experiment.search.finalists]]
+    _, first = np.unique(costs, axis=0, return_index=True)  # equal figures: the earliest trial
+    first = np.sort(first)
+    trials, costs = [trials[i] for i in first], costs[first]
+    front = nondominated(costs)
+    metric = [o.name for o in objectives].index(run.experiment.task.metric.name)
+    errors = np.array([t.std_error or 0.0 for t in trials])
+    others = hopeful(costs, errors, metric) & ~front
+    chosen = _alone(costs, front, limit - min(int(others.sum()), limit // 4))
+    chosen += _alone(costs, others, limit - len(chosen))
+    return [trials[i] for i in chosen]
+
+
+def hopeful(costs: np.ndarray, errors: np.ndarray, column: int) -> np.ndarray:
+    """Which of `costs` (n, objectives) none dominates once its own entry in `column` is an error lower: bool
+    (n,).
+
+    The best of many is in part a lucky one (the optimizer's curse, Smith & Winkler, 2006): what it dominates
+    by less than its error may well be better, and deserves a second look.
+    """
+    better = costs.copy()
+    better[:, column] -= errors
+    dominated = [bool(((costs <= row).all(1) & (costs < row).any(1)).any()) for row in better]
+    return ~np.array(dominated, dtype=bool)
+
+
+def _alone(costs: np.ndarray, among: np.ndarray, count: int) -> list[int]:
+    """Indices of `count` of the rows marked in `among` that stand most alone."""
+    rows = np.flatnonzero(among)
+    order = np.argsort(-crowding_distance(costs[rows]), kind="stable")
+    return [int(i) for i in rows[order][:count]]
 
 
 def mark_front(entries: Sequence[Entry], objectives: Sequence[Objective]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from experiments.benchmarks import strategies
 from experiments.benchmarks.strategies import FOLDER, PAGE, PIECES, evaluated, read, with_table
 from nas.training import Recipe
@@ -34,4 +32,4 @@ def test_all_rules_got_the_same_core_seconds():
     seconds = RESULTS["core-seconds of training"]
     budget = RESULTS["settings"]["budget_core_seconds"]
     for by_seed in seconds.values():
-        assert sum(by_seed) / len(by_seed) == pytest.approx(1.1 * budget, rel=0.2)
+        assert budget < sum(by_seed) / len(by_seed) < 1.35 * budget
