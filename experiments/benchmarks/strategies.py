@@ -20,6 +20,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,7 @@ def _quarters(pieces: Sequence[Piece]) -> np.ndarray:
     return np.array([accuracies[part].mean() for part in np.array_split(order, 4)])
 
 
+@cache
 def panel_costs() -> np.ndarray:
     """MMACs of the panel, (PANEL,)."""
     space = cifar10_small.space(cifar10_small.IMAGES)

@@ -37,7 +37,7 @@ def snapshot(folder: Path) -> dict[str, int]:
             ["run", "digits", "--set", "training.epoch=3"],
             "Recipe has no `epoch`. It has accumulate, checkpoint_seconds",
         ),
-        (["run", "digits", "--set", "training.epochs=many"], "of type int (now 70): got 'many'"),
+        (["run", "digits", "--set", "training.epochs=many"], "of type int (now 280): got 'many'"),
         (
             ["run", "digits", "--set", "training.epochs=0"],
             "`training.epochs` must be a whole number, 1 or more: got 0",
