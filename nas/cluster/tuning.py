@@ -27,13 +27,13 @@ Report = Callable[..., None]
 
 @dataclass(frozen=True)
 class Tried:
-    """A configuration, what it reached, after how many epochs it ended, and its core-seconds (0 where another
-    call tried it: Optuna's storage does not have them)."""
+    """A configuration, what it reached, at which time it ended (its reports are at 1, 2, 3 …), and its
+    core-seconds (0 where another call tried it: Optuna's storage does not have them)."""
 
     number: int
     settings: Settings
     score: float
-    epochs: int
+    time: int
     core_seconds: float = 0.0
 
 
@@ -117,7 +117,7 @@ def _tune(
 
         def ended(config: Settings, figures: dict[str, Any]) -> None:
             on_trial(
-                Tried(next(numbers), config, float(figures[SCORE]), int(figures[EPOCH]), figures[SECONDS])
+                Tried(next(numbers), config, float(figures[SCORE]), int(figures[TIME]), figures[SECONDS])
             )
 
         with TemporaryDirectory(prefix="nas-tune-") as folder:
@@ -255,6 +255,8 @@ def _follower(on_end: Callable[[Settings, dict[str, Any]], None]) -> Any:
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             result = trial.last_result or {}
             if SCORE in result and self.on_end is not None:
-                self.on_end(dict(trial.config), {name: result[name] for name in (EPOCH, SCORE, SECONDS)})
+                self.on_end(
+                    dict(trial.config), {name: result[name] for name in (EPOCH, TIME, SCORE, SECONDS)}
+                )
 
     return Follower(on_end)

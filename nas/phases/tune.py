@@ -113,11 +113,9 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
 
         def note(tried: Tried) -> None:
             seconds.add(tried.settings, tried.core_seconds)
-            progress.advance(f"score {tried.score:.2f} after {tried.epochs} epochs")
+            progress.advance(f"score {tried.score:.2f} after {tried.time} passes")
             numbers = {k: v for k, v in tried.settings.items() if isinstance(v, (int, float))}
-            run.tracker.metrics(
-                tried.number, numbers | {"score": tried.score, "epochs": tried.epochs}, "tune"
-            )
+            run.tracker.metrics(tried.number, numbers | {"score": tried.score, "passes": tried.time}, "tune")
 
         found = tune(
             _objective,
@@ -135,7 +133,14 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
         )
     best = found[0]
     trials = [
-        vars(t) | {"core_seconds": seconds.of(t.settings)} for t in sorted(found, key=lambda t: t.number)
+        {
+            "number": t.number,
+            "settings": t.settings,
+            "score": t.score,
+            "passes": t.time,
+            "core_seconds": seconds.of(t.settings),
+        }
+        for t in sorted(found, key=lambda t: t.number)
     ]
     results = {"settings": best.settings, "score": best.score, "default": first, "trials": trials}
     path = folder / RECIPE
@@ -249,10 +254,10 @@ def _passes(experiment: Experiment) -> float:
 def _print(best: list[Tried]) -> None:
     table = Table(title="Best recipes (mean accuracy of a panel of subnets on search)")
     names = list(best[0].settings)
-    for column in ("score", "epochs", *(n.removeprefix("training.") for n in names)):
+    for column in ("score", "passes", *(n.removeprefix("training.") for n in names)):
         table.add_column(column, justify="right")
     for tried in best:
         values = [tried.settings[n] for n in names]
         cells = [f"{v:.3g}" if isinstance(v, float) else str(v).rpartition(".")[2] for v in values]
-        table.add_row(f"{tried.score:.2f}", str(tried.epochs), *cells)
+        table.add_row(f"{tried.score:.2f}", str(tried.time), *cells)
     console.print(table)

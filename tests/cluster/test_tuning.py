@@ -41,8 +41,8 @@ def test_the_best_of_all_that_was_tried(tmp_path):
     assert sorted(t.number for t in told) == list(range(6))
     (first,) = (t for t in found if t.number == 0)
     assert first.settings == FIRST
-    assert found[0].epochs == 9
-    assert min(t.epochs for t in found) < 9  # ended early
+    assert found[0].time == 9
+    assert min(t.time for t in found) < 9  # ended early
     more = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=8, on_trial=told.append, **options)
     assert len(more) == 8
     assert len(told) == 8
@@ -72,8 +72,8 @@ def test_several_tell_their_last_word():
     figures = {}
     several(rises_until, None, [2, 20], on_end=figures.__setitem__, by_value=HERE)
     assert figures == {
-        2: {"epoch": 12, "score": 2.0, "core_seconds": 6.0},
-        20: {"epoch": 12, "score": 12.0, "core_seconds": 6.0},
+        2: {"epoch": 12, "time": 12, "score": 2.0, "core_seconds": 6.0},
+        20: {"epoch": 12, "time": 12, "score": 12.0, "core_seconds": 6.0},
     }
 
 
