@@ -27,8 +27,9 @@ from nas.objectives import Objective
 from nas.quantize import BitsOf, bits_by_path
 from nas.searchers import NSGA2
 from nas.settings import describe, replaced
+from nas.skeleton import Build, LayoutsOf
 from nas.space import Space
-from nas.supernet import Build, LayoutsOf, Supernet
+from nas.supernet import Supernet
 from nas.tasks import Task
 from nas.training import Recipe
 

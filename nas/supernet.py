@@ -10,11 +10,9 @@ from __future__ import annotations
 import gc
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,13 +22,12 @@ from torch import Tensor, nn
 from nas.errors import LayoutError
 from nas.layout import Layout, cut, slices, union
 from nas.quantize import BitsOf, bits_by_path, fake_quantize, payload_bytes
+from nas.skeleton import Build, LayoutsOf, Skeleton, by_parameter, skeleton_of
 from nas.space import Space
 
 DRAWS = 128  # architectures in a row that ask for nothing new, after which the bank is taken for whole
 
-Build = Callable[[Any], nn.Module]
 Box = tuple[slice, ...]
-LayoutsOf = Callable[[Any], Mapping[str, Layout]]
 
 
 class Supernet:
@@ -136,7 +133,7 @@ class Supernet:
     def holds(self, architecture: Any) -> bool:
         """Whether the bank has all weights of a subnet. An architecture of the space that asks for what
         hardly any other does may be missing: the bank was made from a sample of them (`cover`)."""
-        return _fits(self._skeleton(architecture), self.stored)
+        return self._skeleton(architecture).fits(self.stored)
 
     def _banked(self, name: str) -> nn.Parameter:
         if name not in self.bank:
@@ -257,7 +254,7 @@ class Supernet:
         self.weights(architecture, quantized=False)  # raises where it does not fit the bank
         state = weights.state_dict() if isinstance(weights, nn.Module) else weights
         bank = {name: tensor.clone() for name, tensor in self.state().items()}
-        for name, value in _by_parameter(skeleton, state).items():
+        for name, value in by_parameter(skeleton, state).items():
             layout = skeleton.parameters[name][1]
             bank[name][slices(name, self.stored[name], layout)] = (
                 value.detach().reshape(layout.shape).to(bank[name])
@@ -286,7 +283,7 @@ class Supernet:
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _covered(self, seed: int) -> tuple[dict[Any, _Skeleton], dict[str, Layout]]:
+    def _covered(self, seed: int) -> tuple[dict[Any, Skeleton], dict[str, Layout]]:
         """Architectures that together ask for all that any asks for, and the shapes that hold it.
 
         Those in which one choice at a time leaves its top; and, since a tensor may need two choices to be
@@ -299,7 +296,7 @@ class Supernet:
             architecture = self.space.sample(rng)
             skeleton = self._skeleton(architecture)
             quiet += 1
-            if not _fits(skeleton, stored):
+            if not skeleton.fits(stored):
                 cover[architecture], quiet = skeleton, 0
                 stored = _stored([skeleton], stored)
         return cover, stored
@@ -318,19 +315,19 @@ class Supernet:
                 + (f" Is it `{near[0]}`?" if near else "")
             )
 
-    def _skeleton(self, architecture: Any) -> _Skeleton:
-        return _skeleton(self.build, self._layouts, architecture)
+    def _skeleton(self, architecture: Any) -> Skeleton:
+        return skeleton_of(self.build, self._layouts, architecture)
 
     def _bits(self, architecture: Any, name: str, shape: tuple[int, ...]) -> int:
         return self.bits(architecture, name) if len(shape) > 1 else 32
 
-    def _buffers(self, skeleton: _Skeleton, given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    def _buffers(self, skeleton: Skeleton, given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         if not skeleton.buffers:
             return {}
         device = next(iter(self.bank.values())).device
         return {n: (given or {}).get(n, b).to(device) for n, b in skeleton.buffers.items()}
 
-    def _initial(self, cover: Mapping[Any, _Skeleton], seed: int) -> dict[str, nn.Parameter]:
+    def _initial(self, cover: Mapping[Any, Skeleton], seed: int) -> dict[str, nn.Parameter]:
         """The builder's own initialisation, from the architecture that holds most of each parameter."""
         source: dict[str, tuple[int, Any]] = {}
         for architecture, skeleton in cover.items():
@@ -348,77 +345,7 @@ class Supernet:
         return {name: bank[name] for name in self.stored}
 
 
-@dataclass(frozen=True)
-class _Skeleton:
-    """A module on the meta device, and what it asks of the bank."""
-
-    module: nn.Module
-    parameters: dict[str, tuple[tuple[int, ...], Layout]]
-    buffers: dict[str, Tensor]
-    unknown_layouts: frozenset[str]  # names of `layouts=` that this module does not have
-
-
-# One cache for all supernets: architectures sampled in training rarely repeat, those of a search do.
-@lru_cache(maxsize=256)
-def _skeleton(build: Build, layouts_of: LayoutsOf | None, architecture: Any) -> _Skeleton:
-    with torch.device("meta"), _silent_initialisation():
-        module = build(architecture)
-    if not isinstance(module, nn.Module):
-        raise LayoutError(f"`build` must return a module: got {type(module).__name__} for {architecture!r}.")
-    given = _given(layouts_of, architecture)
-    declared: dict[str, Layout] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    first: dict[int, str] = {}
-    for prefix, inner in module.named_modules():  # once: walks are a good part of the time of a step
-        before = f"{prefix}." if prefix else ""
-        if hasattr(inner, "layouts"):
-            declared |= {f"{before}{name}": layout for name, layout in inner.layouts().items()}
-        for name, parameter in inner._parameters.items():
-            if parameter is None:
-                continue
-            alias = f"{before}{name}"
-            name = first.setdefault(id(parameter), alias)  # tied ones go by their first name
-            shapes[name] = _shape(name, parameter)
-            if alias in given:
-                declared[name] = given.pop(alias)
-    for name in declared.keys() & shapes:
-        if math.prod(shapes[name]) != math.prod(declared[name].shape):
-            raise LayoutError(
-                f"The layout of `{name}` must hold as many numbers as it: it has shape {shapes[name]}, the "
-                f"layout says {declared[name].shape}."
-            )
-    parameters = {name: (shape, declared.get(name, Layout(shape))) for name, shape in shapes.items()}
-    return _Skeleton(module, parameters, _buffers(module, build, architecture), frozenset(given))
-
-
-def _given(layouts_of: LayoutsOf | None, architecture: Any) -> dict[str, Layout]:
-    given = layouts_of(architecture) if layouts_of else {}
-    if not isinstance(given, Mapping) or not all(isinstance(v, Layout) for v in given.values()):
-        raise LayoutError(f"`layouts` must return a Layout by parameter name: got {given!r}.")
-    return dict(given)
-
-
-def _shape(name: str, parameter: nn.Parameter) -> tuple[int, ...]:
-    if isinstance(parameter, nn.parameter.UninitializedParameter):
-        raise LayoutError(
-            f"A builder must give its parameters shapes, but `{name}` is of a lazy module, which has none "
-            f"before its first input. Use the module that is not lazy."
-        )
-    return tuple(parameter.shape)
-
-
-def _buffers(module: nn.Module, build: Build, architecture: Any) -> dict[str, Tensor]:
-    """Values such as position ids come from a real build, without weights where these do not make them."""
-    buffers = dict(module.named_buffers())
-    if any(b.is_meta for b in buffers.values()):
-        with _weightless():
-            buffers = dict(build(architecture).named_buffers())
-    if any(b.is_meta for b in buffers.values()):
-        buffers = dict(build(architecture).named_buffers())
-    return buffers
-
-
-def _stored(skeletons: Iterable[_Skeleton], before: Mapping[str, Layout] | None = None) -> dict[str, Layout]:
+def _stored(skeletons: Iterable[Skeleton], before: Mapping[str, Layout] | None = None) -> dict[str, Layout]:
     stored = dict(before or {})
     for skeleton in skeletons:
         for name, (_, layout) in skeleton.parameters.items():
@@ -426,52 +353,13 @@ def _stored(skeletons: Iterable[_Skeleton], before: Mapping[str, Layout] | None 
     return stored
 
 
-def _fits(skeleton: _Skeleton, stored: Mapping[str, Layout]) -> bool:
-    """Whether all that a skeleton asks for is there, as large as it asks for."""
-    return all(
-        name in stored
-        and all(want <= have for want, have in zip(layout.shape, stored[name].shape, strict=False))
-        for name, (_, layout) in skeleton.parameters.items()
-    )
-
-
-def _matrices(skeletons: Iterable[_Skeleton]) -> frozenset[str]:
+def _matrices(skeletons: Iterable[Skeleton]) -> frozenset[str]:
     return frozenset(
         name
         for skeleton in skeletons
         for name, (shape, _) in skeleton.parameters.items()
         if len(shape) > 1 and name.endswith("weight")
     )
-
-
-def _by_parameter(skeleton: _Skeleton, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a state dict under the names of the bank: one per tied weight, no buffers."""
-    first = {id(p): name for name, p in skeleton.module.named_parameters()}
-    names = {n: first[id(p)] for n, p in skeleton.module.named_parameters(remove_duplicate=False)}
-    buffers = {n for n, _ in skeleton.module.named_buffers(remove_duplicate=False)}
-    found: dict[str, Tensor] = {}
-    for alias in (n for n in names if n in state):
-        if not torch.equal(found.setdefault(names[alias], state[alias]), state[alias]):
-            raise LayoutError(
-                f"`{alias}` is tied to `{names[alias]}` and must be equal to it, but the weights given "
-                f"differ. Leave one of them out, or build an architecture that does not tie them."
-            )
-    problems = {
-        "missing": sorted(skeleton.parameters.keys() - found.keys()),
-        "unknown": sorted(state.keys() - names.keys() - buffers),
-        "of another shape": [
-            f"{n} {tuple(value.shape)} for {skeleton.parameters[n][0]}"
-            for n, value in found.items()
-            if tuple(value.shape) != skeleton.parameters[n][0]
-        ],
-    }
-    if any(problems.values()):
-        facts = "; ".join(f"{len(n)} {what}: {', '.join(n[:3])}" for what, n in problems.items() if n)
-        raise LayoutError(
-            f"Weights must have the names and shapes of the architecture's own module: {facts}. Rename them, "
-            f"or name the architecture that they belong to."
-        )
-    return found
 
 
 def _grown(name: str, values: Tensor, layout: Layout, stored: Layout) -> nn.Parameter:
@@ -493,38 +381,3 @@ def _collection_off() -> Iterator[None]:
     finally:
         if on:
             gc.enable()
-
-
-@contextmanager
-def _silent_initialisation() -> Iterator[None]:
-    """Skips the functions of `torch.nn.init`: most of the time of a build goes into them."""
-    names = [n for n in vars(nn.init) if n.endswith("_") and not n.startswith("_")]
-    kept = {n: getattr(nn.init, n) for n in names}
-    try:
-        for n in names:
-            setattr(nn.init, n, lambda tensor, *_, **__: tensor)
-        yield
-    finally:
-        for n, function in kept.items():
-            setattr(nn.init, n, function)
-
-
-@contextmanager
-def _weightless() -> Iterator[None]:
-    """Builds modules whose parameters hold no data while their buffers do.
-
-    An embedding of 30,000 words would else be drawn for the sake of a few position ids.
-    """
-    register = nn.Module.register_parameter
-
-    def without_data(self: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:
-            parameter = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-        register(self, name, parameter)
-
-    nn.Module.register_parameter = without_data
-    try:
-        with _silent_initialisation():
-            yield
-    finally:
-        nn.Module.register_parameter = register

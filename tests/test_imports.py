@@ -17,6 +17,7 @@ LAYERS = [
     ["nas.space", "nas.layout"],
     ["nas.layers", "nas.outline", "nas.difference"],
     ["nas.quantize"],
+    ["nas.skeleton"],
     ["nas.supernet"],
     ["nas.importance"],
     ["nas.objectives", "nas.trial"],

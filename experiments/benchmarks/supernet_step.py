@@ -28,6 +28,7 @@ from experiments import cifar10_small
 from experiments.benchmarks import elastic
 from experiments.benchmarks.results import FOLDER, summary, write
 from nas.space import Space
+from nas.skeleton import skeleton_of
 from nas.supernet import Supernet
 from nas.tasks import RandomCropFlip, digits, from_arrays
 from nas.training import Gradients, Recipe, SlicedAdamW, frozen_heap, train
@@ -158,9 +159,7 @@ def rotated(order: list[tuple[str, Step]], turn: int) -> Iterator[tuple[str, Ste
 
 def forget() -> None:
     """Drops cached skeletons, so that every architecture is a new one."""
-    from nas.supernet import _skeleton
-
-    _skeleton.cache_clear()
+    skeleton_of.cache_clear()
 
 
 def timed(step: Step, *arguments: Any) -> float:
