@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from experiments import cifar10_small
 from experiments.benchmarks import elastic
 from experiments.benchmarks.results import FOLDER, summary, write
-from nas.space import Space
 from nas.skeleton import skeleton_of
+from nas.space import Space
 from nas.supernet import Supernet
 from nas.tasks import RandomCropFlip, digits, from_arrays
 from nas.training import Gradients, Recipe, SlicedAdamW, frozen_heap, train
