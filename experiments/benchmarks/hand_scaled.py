@@ -327,9 +327,11 @@ def report(task: ImageClassification, known: Known) -> None:
     space = cifar10_small.space(task)
     pieces = read()
     models = {
-        _id(a): a for p, arm in ((pieces[key], key[0]) for key in PIECES) for a in _models(p, arm, space)
+        architecture_id(a): a
+        for p, arm in ((pieces[key], key[0]) for key in PIECES)
+        for a in _models(p, arm, space)
     }
-    models |= {_id(a): a for a in map(swin, range(len(SIZES)))}
+    models |= {architecture_id(a): a for a in map(swin, range(len(SIZES)))}
     timed = timings(list(models.values()), known.profile, space)
     (RAW / "latency_ms.json").write_text(
         json.dumps(dict(zip(models, timed.ms.tolist(), strict=True)), indent=0)
@@ -350,7 +352,7 @@ def read() -> dict[tuple[str, int], Piece]:
     if timed.exists():
         ms, space = json.loads(timed.read_text()), cifar10_small.space(cifar10_small.IMAGES)
         for (arm, _), piece in pieces.items():
-            piece.figures["ms"] = [ms[_id(a)] for a in _models(piece, arm, space)]
+            piece.figures["ms"] = [ms[architecture_id(a)] for a in _models(piece, arm, space)]
     return pieces
 
 
@@ -446,9 +448,6 @@ def draw(pieces: Mapping[tuple[str, int], Piece]) -> None:
     axes.legend(frameon=False)
     figure.savefig(FOLDER / "hand_scaled.png", dpi=120)
     plt.close(figure)
-
-
-_id = architecture_id
 
 
 def _file(arm: str, seed: int) -> Path:

@@ -162,7 +162,7 @@ def several(
     """`objective(shared, item, report)` of each item, `workers` at once.
 
     Args:
-        on_end: takes an item as soon as it has ended, its last epoch, score and core_seconds.
+        on_end: takes an item as soon as it has ended, and its last report.
 
     Raises:
         RunError: one failed; says why, after all the others ended.
@@ -244,7 +244,7 @@ def _follower(on_end: Callable[[Settings, dict[str, Any]], None]) -> Any:
     from ray.tune import Callback
 
     class Follower(Callback):
-        """Tells of each trial that ends: its configuration, last epoch, score and core_seconds."""
+        """Tells of each trial that ends: its configuration, and its last report."""
 
         def __init__(self, on_end: Callable[[Settings, dict[str, Any]], None] | None) -> None:
             self.on_end = on_end

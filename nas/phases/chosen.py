@@ -65,7 +65,7 @@ def choose(experiment: Experiment, what: Assessment) -> list[Chosen]:
     """The subnets that are assessed, the same at each call.
 
     Raises:
-        SpaceError: a bin holds less than two subnets, or none that the training leaves out.
+        SpaceError: a bin holds less than two subnets of a kind that is asked for.
     """
     space, features = experiment.space, experiment.costs()
 
