@@ -24,7 +24,7 @@ from nas.devices.costs import count
 from nas.errors import NasError, RunError
 from nas.evaluation import SIZE_BYTES, Measure
 from nas.objectives import Objective
-from nas.quantize import BitsOf, bits_by_path
+from nas.quantize import AtBits, BitsOf, Quantization, bits_by_path
 from nas.searchers import NSGA2
 from nas.settings import describe, replaced
 from nas.skeleton import Build, LayoutsOf
@@ -85,6 +85,7 @@ class Experiment:
         devices: what can be profiled and searched for; the first is the default.
         measures: objectives beside accuracy and latency.
         layouts, bits: see `Supernet`, for builders of other people.
+        quantization: how activations of 8 bits are rounded, in training and in what is deployed.
         start: gives a new supernet other weights before it is trained, such as those of a checkpoint:
             ``lambda supernet: supernet.with_weights(state_dict, architecture)``.
         tracking: MLflow's URI; default: SQLite beside the run directories.
@@ -105,6 +106,7 @@ class Experiment:
     measures: tuple[Measure, ...] = (SIZE_BYTES,)
     layouts: LayoutsOf | None = None
     bits: BitsOf = bits_by_path
+    quantization: Quantization = field(default_factory=Quantization)
     start: Callable[[Supernet], Supernet] | None = None
     tracking: str | None = None
     seed: int = 0
@@ -114,12 +116,26 @@ class Experiment:
 
     def supernet(self) -> Supernet:
         """A new supernet, its weights initialised from the seed, then as `start` has them."""
-        new = Supernet(self.build, self.space, layouts=self.layouts, bits=self.bits, seed=self.seed)
+        new = self._supernet(self.space, self.seed)
         return self.start(new) if self.start else new
 
     def alone(self, architecture: Any, seed: int) -> Supernet:
         """A supernet of one architecture, newly initialised: a plain model to be trained, at its bits."""
-        return Supernet(self.build, Space(architecture), layouts=self.layouts, bits=self.bits, seed=seed)
+        return self._supernet(Space(architecture), seed)
+
+    def at_bits(self) -> AtBits:
+        """The builder, whose modules know their bits."""
+        return AtBits(self.build, self.bits, self.quantization)
+
+    def _supernet(self, space: Space, seed: int) -> Supernet:
+        return Supernet(
+            self.build,
+            space,
+            layouts=self.layouts,
+            bits=self.bits,
+            quantization=self.quantization,
+            seed=seed,
+        )
 
     def example(self, batch: int = 2) -> torch.Tensor:
         """Inputs of the task's shape, to trace and time modules with."""
@@ -128,7 +144,7 @@ class Experiment:
 
     def costs(self) -> Any:
         """`features`, or the counts of whole modules."""
-        return self.features or WholeModel(self.space, self.build, self.example(1))
+        return self.features or WholeModel(self.space, self.at_bits(), self.example(1))
 
     def device(self, name: str | None) -> Device:
         """The device of that name, the first by default. Raises RunError for an unknown one."""

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import LayoutError
+from nas.layers.choice import Bits
 from nas.layout import Layout
+from nas.quantize import AtBits
 
 Build = Callable[[Any], nn.Module]
 LayoutsOf = Callable[[Any], Mapping[str, Layout]]
@@ -25,6 +27,7 @@ class Skeleton:
 
     module: nn.Module
     parameters: dict[str, tuple[tuple[int, ...], Layout]]
+    bits: dict[str, Bits]  # by the same names
     buffers: dict[str, Tensor]
     unknown_layouts: frozenset[str]  # names of `layouts=` that this module does not have
 
@@ -39,11 +42,12 @@ class Skeleton:
 
 # One cache for all supernets: architectures sampled in training rarely repeat, those of a search do.
 @lru_cache(maxsize=256)
-def skeleton_of(build: Build, layouts_of: LayoutsOf | None, architecture: Any) -> Skeleton:
+def skeleton_of(build: AtBits, layouts_of: LayoutsOf | None, architecture: Any) -> Skeleton:
     with torch.device("meta"), _silent_initialisation():
-        module = build(architecture)
+        module = build.build(architecture)
     if not isinstance(module, nn.Module):
         raise LayoutError(f"`build` must return a module: got {type(module).__name__} for {architecture!r}.")
+    module, bits = build.quantized(module, architecture)
     given = _given(layouts_of, architecture)
     declared: dict[str, Layout] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -67,7 +71,7 @@ def skeleton_of(build: Build, layouts_of: LayoutsOf | None, architecture: Any) -
                 f"layout says {declared[name].shape}."
             )
     parameters = {name: (shape, declared.get(name, Layout(shape))) for name, shape in shapes.items()}
-    return Skeleton(module, parameters, _buffers(module, build, architecture), frozenset(given))
+    return Skeleton(module, parameters, bits, _buffers(module, build, architecture), frozenset(given))
 
 
 def _given(layouts_of: LayoutsOf | None, architecture: Any) -> dict[str, Layout]:

@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.calibration import gathering, gathers
 from nas.errors import LayoutError
 from nas.layout import Layout, cut, slices, union
-from nas.quantize import BitsOf, bits_by_path, fake_quantize, payload_bytes
+from nas.quantize import AtBits, BitsOf, Quantization, bits_by_path, fake_quantize, payload_bytes
 from nas.skeleton import Build, LayoutsOf, Skeleton, by_parameter, skeleton_of
 from nas.space import Space
 
-DRAWS = 128  # architectures in a row that ask for nothing new, after which the bank is taken for whole
+DRAWS = 128  # architectures in a row that ask for nothing new, after which the bank is taken for whole;
+MORE_DRAWS = 512  # so many where one ever did: then there are tensors for which several choices must meet
 
 Box = tuple[slice, ...]
 
@@ -38,8 +40,9 @@ class Supernet:
         space: what may be asked for; the bank is as large as the largest of its cover.
         layouts: logical shapes of parameters whose storage merges axes, for builders whose modules do
             not declare them (`layouts()` of a module): `layouts(architecture)[parameter name]`.
-        bits: bit-width of a parameter, `bits(architecture, parameter name)`; default: the gene
-            `….bits.weight` on its path.
+        bits: those of a parameter, `bits(architecture, parameter name)`, a number or `Bits`; default: the
+            gene `….bits` on its path.
+        quantization: how activations of 8 bits are rounded.
         seed: of the initial weights.
 
     Example:
@@ -55,10 +58,10 @@ class Supernet:
         *,
         layouts: LayoutsOf | None = None,
         bits: BitsOf = bits_by_path,
+        quantization: Quantization = Quantization(),  # noqa: B008
         seed: int = 0,
     ) -> None:
-        self.build, self.space = build, space
-        self.bits = bits
+        self.build, self.space = AtBits(build, bits, quantization), space
         self._layouts = layouts
         with _collection_off():
             cover, self.stored = self._covered(seed=0)
@@ -97,17 +100,33 @@ class Supernet:
         self, architecture: Any, *, quantized: bool = True, slices: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Slices of the bank for a subnet, cut, then rounded to its bits; gradients reach the bank, or
-        `slices`."""
+        `slices`.
+
+        Where none are taken they require them all the same, as the parameters of a module do: on that depends
+        how PyTorch multiplies inputs that do not lie in one piece, and so the last bit.
+        """
+        if torch.is_grad_enabled():
+            return self._weights(architecture, quantized, slices)
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # what is made in inference mode cannot require any
+            weights = self._weights(architecture, quantized, slices)
+            return {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+
+    def _weights(
+        self, architecture: Any, quantized: bool, slices: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
         weights = {}
-        for name, (shape, layout) in self._skeleton(architecture).parameters.items():
+        skeleton = self._skeleton(architecture)
+        for name, (shape, layout) in skeleton.parameters.items():
             if slices is not None:
                 weight = slices[name].reshape(shape)
             else:
                 weight = cut(name, self._banked(name), self.stored[name], layout, shape)
             if weight.ndim and weight.stride(-1) != 1:  # products would take another way, and round otherwise
                 weight = weight.contiguous()
-            bits = self._bits(architecture, name, shape) if quantized else 32
-            weights[name] = fake_quantize(weight, bits)
+            weights[name] = fake_quantize(weight, skeleton.bits[name].weight) if quantized else weight
         return weights
 
     def slices(self, boxes: Mapping[str, Box]) -> dict[str, Tensor]:
@@ -161,32 +180,21 @@ class Supernet:
         return module
 
     def calibrate(self, architecture: Any, batches: Iterable[Any]) -> dict[str, Tensor]:
-        """Batch-norm statistics of a subnet over `batches` of inputs (a tensor, or a tuple of them), for
-        `buffers=`.
+        """Batch-norm statistics and ranges of activations of a subnet over `batches` of inputs (a tensor, or
+        a tuple of them), for `buffers=`.
 
         Statistics gathered for other slices are wrong for this one (Yu & Huang, 2019, §3.1). Every batch
-        counts the same. Returns nothing for a subnet without running statistics.
+        counts the same. Returns nothing for a subnet that has neither.
         """
         skeleton = self._skeleton(architecture)
-        norms = [m for m in skeleton.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if not norms:
+        if not gathers(skeleton.module):
             return {}
         buffers = {k: v.clone() for k, v in self._buffers(skeleton, None).items()}
         values = self.weights(architecture) | buffers
-        kept = [norm.momentum for norm in norms]
-        skeleton.module.eval()  # dropout stays off, only the norms gather
-        try:
-            for norm in norms:
-                norm.train()
-                norm.momentum = None  # the plain average over batches
-            with torch.no_grad():
-                for batch in batches:
-                    inputs = batch if isinstance(batch, tuple) else (batch,)
-                    torch.func.functional_call(skeleton.module, values, inputs)
-        finally:
-            for norm, momentum in zip(norms, kept, strict=True):
-                norm.eval()
-                norm.momentum = momentum
+        with gathering(skeleton.module), torch.no_grad():
+            for batch in batches:
+                inputs = batch if isinstance(batch, tuple) else (batch,)
+                torch.func.functional_call(skeleton.module, values, inputs)
         return buffers
 
     # --- figures that need no data -----------------------------------------------------------------
@@ -198,9 +206,10 @@ class Supernet:
 
     def size_bytes(self, architecture: Any) -> int:
         """Payload of a subnet's weights packed at its bits, scales included, in bytes."""
+        skeleton = self._skeleton(architecture)
         return sum(
-            payload_bytes(shape, self._bits(architecture, name, shape))
-            for name, (shape, _) in self._skeleton(architecture).parameters.items()
+            payload_bytes(shape, skeleton.bits[name].weight)
+            for name, (shape, _) in skeleton.parameters.items()
         )
 
     def layouts(self, architecture: Any) -> dict[str, Layout]:
@@ -209,8 +218,7 @@ class Supernet:
 
     def parameter_bits(self, architecture: Any) -> dict[str, int]:
         """Bits at which each parameter of a subnet is stored."""
-        parameters = self._skeleton(architecture).parameters
-        return {n: self._bits(architecture, n, shape) for n, (shape, _) in parameters.items()}
+        return {name: bits.weight for name, bits in self._skeleton(architecture).bits.items()}
 
     # --- the bank as a value ---------------------------------------------------------------------
 
@@ -287,17 +295,17 @@ class Supernet:
         """Architectures that together ask for all that any asks for, and the shapes that hold it.
 
         Those in which one choice at a time leaves its top; and, since a tensor may need two choices to be
-        elsewhere, others drawn at random until `DRAWS` in a row ask for nothing new.
+        elsewhere, others drawn at random until `DRAWS` (or `MORE_DRAWS`) in a row ask for nothing new.
         """
         cover = {a: self._skeleton(a) for a in self.space.cover()}  # may be more than the cache holds
         stored = _stored(cover.values())
-        rng, quiet = np.random.default_rng(seed), 0
-        while quiet < min(DRAWS, self.space.size - 1):
+        rng, quiet, draws = np.random.default_rng(seed), 0, DRAWS
+        while quiet < min(draws, self.space.size - 1):
             architecture = self.space.sample(rng)
             skeleton = self._skeleton(architecture)
             quiet += 1
             if not skeleton.fits(stored):
-                cover[architecture], quiet = skeleton, 0
+                cover[architecture], quiet, draws = skeleton, 0, MORE_DRAWS
                 stored = _stored([skeleton], stored)
         return cover, stored
 
@@ -317,9 +325,6 @@ class Supernet:
 
     def _skeleton(self, architecture: Any) -> Skeleton:
         return skeleton_of(self.build, self._layouts, architecture)
-
-    def _bits(self, architecture: Any, name: str, shape: tuple[int, ...]) -> int:
-        return self.bits(architecture, name) if len(shape) > 1 else 32
 
     def _buffers(self, skeleton: Skeleton, given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         if not skeleton.buffers:

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from nas.devices.costs import FEATURES, count, macs
 from nas.devices.memory import memory
 from nas.errors import SpaceError
-from nas.layers import Block, ChannelMixer, Mixer, NoFfn, NoMixer, Norm, Stem
+from nas.layers import Bits, Block, ChannelMixer, Mixer, NoFfn, NoMixer, Norm, Stem
 from nas.layers.block import each
 from nas.layers.choice import Parts
 from nas.layers.downsampling.query_pooling import QueryPooling
-from nas.quantize import bits_by_path, payload_bytes
+from nas.quantize import FULL, Quantization, at_bits, bits_by_path, of_parameter, payload_bytes
 from nas.space import Additive, Context, Space, materialise
 from search_spaces.hierarchical import (
     HeadModule,
@@ -229,9 +229,16 @@ def _summed(space: Space, image_side: int, of: Of, columns: int, maxima: tuple[i
     return Additive(space, rules, maxima)
 
 
+FEW = frozenset({Bits(4), Bits(4, 8), Bits(8, 8), Bits(2, 8)})
+"""Bits for which there may be a kernel of its own; all others run as floats."""
+
+
 @lru_cache(maxsize=100_000)
-def _counted(piece: Piece) -> np.ndarray:
-    return count(piece.build(), *piece.examples())
+def _counted(piece: Piece, few: tuple[tuple[str, Bits], ...]) -> np.ndarray:
+    module, by_name = piece.build(), dict(few)
+    if few:
+        module, _ = at_bits(module, lambda name: by_name.get(name, FULL), Quantization())
+    return count(module, *piece.examples())
 
 
 @lru_cache(maxsize=100_000)
@@ -244,16 +251,24 @@ def _shapes(piece: Piece) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in piece.build().named_parameters()}
 
 
-def _features(piece: Piece, _: Any) -> np.ndarray:
-    return _counted(piece)
+def _features(piece: Piece, part: Any) -> np.ndarray:
+    return _counted(piece, tuple((name, bits) for name, bits in _bits(piece, part).items() if bits in FEW))
+
+
+def _bits(piece: Piece, part: Any) -> dict[str, Bits]:
+    """Of its parameters by name."""
+    return {
+        name: of_parameter(bits_by_path, part, name) if len(shape) > 1 else FULL
+        for name, shape in _shapes(piece).items()
+    }
 
 
 def _figures(piece: Piece, part: Any) -> np.ndarray:
-    shapes = _shapes(piece)
-    size = sum(payload_bytes(s, bits_by_path(part, n) if len(s) > 1 else 32) for n, s in shapes.items())
+    shapes, bits = _shapes(piece), _bits(piece, part)
+    size = sum(payload_bytes(shape, bits[name].weight) for name, shape in shapes.items())
     activations, peak = _remembered(piece)
     parameters = sum(math.prod(shape) for shape in shapes.values())
-    return np.array([parameters, macs(_counted(piece)), activations, peak, size], dtype=np.float64)
+    return np.array([parameters, macs(_counted(piece, ())), activations, peak, size], dtype=np.float64)
 
 
 @dataclass(frozen=True)

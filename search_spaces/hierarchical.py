@@ -46,6 +46,7 @@ from search_spaces.laws import (
     ShiftsSomething,
     begins_with_the_stem,
     does_something,
+    find_a_kernel,
     finds_its_token,
     holds_together,
     one_token,
@@ -134,6 +135,7 @@ def space(
     windows: tuple[int, ...] = (2, 4),
     ratios: tuple[float, ...] = (1, 2, 3),
     bits: tuple[int, ...] = (4, 8, 32),
+    activations: tuple[int, ...] = (32,),
     patch: int | None = None,
     constraints: Sequence[Constraint] = (),
 ) -> Space:
@@ -151,6 +153,8 @@ def space(
         down: how a map comes from stage to stage, or a choice of that; None: all stages have one resolution.
         position: what tells the positions of a stage apart, or a choice of that.
         bits: of the weights of each mixer and channel mixer.
+        activations: bits of the inputs of their linear layers, 8 or 32; those of 8 go with weights of 8 or
+            fewer.
         patch: side of a token in pixels; default: the smallest that leaves a map of at most 8 × 8 (or the
             smallest beyond) which every stage can halve.
         constraints: laws beside those that every legal architecture keeps to, such as `NeverGoesBack`.
@@ -163,7 +167,8 @@ def space(
         >>> space(task, mixers=(Global(oneof(1, 2, 4)), DepthwiseConv(oneof(3, 5))), depths=(2, 6))
     """
     channels, side = _image(task)
-    _require_arguments(widths, depths, block, heads=heads, windows=windows, ratios=ratios, bits=bits)
+    _require_arguments(widths, depths, block, heads=heads, windows=windows, ratios=ratios)
+    _require_arguments(widths, depths, block, bits=bits, activations=activations)
     if stem is None:
         stem = OverlapStem(_patch(side, len(widths)) if patch is None else patch)
     if mixers is None:
@@ -175,7 +180,7 @@ def space(
         ffns = (Mlp(oneof(*ratios)),)
     _require_choices("mixers", mixers, Mixer, "Global(oneof(1, 2))")
     _require_choices("ffns", ffns, ChannelMixer, "Mlp(oneof(1, 2))")
-    width_bits = Bits(oneof(*bits))
+    width_bits = Bits(oneof(*bits), activations[0] if len(activations) == 1 else oneof(*activations))
     blocks = repeat(
         block(
             _either([_at_bits(mixer, width_bits) for mixer in mixers]),
@@ -287,6 +292,7 @@ def laws(image_side: int) -> list[Constraint]:
         Constraint(Stem, FitsTheMap(image_side)),
         Constraint(Stage, takes_width),
         Constraint(Stage, PoolsQueries(image_side)),
+        Constraint(Bits, find_a_kernel),
         Constraint(Block, holds_together),
         Constraint(Block, does_something),
         Constraint(Stage, one_token),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nas.errors import SpaceError
-from nas.layers import Block, ChannelMixer, Downsample, Global, Mixer, NoFfn, NoMixer, Stem, Window
+from nas.layers import Bits, Block, ChannelMixer, Downsample, Global, Mixer, NoFfn, NoMixer, Stem, Window
 from nas.layers.downsampling.query_pooling import QueryPooling
 from nas.space import Context, materialise
 
@@ -115,6 +115,11 @@ class PoolsQueries:
             )
         side = map_side(self.image_side, context, before=True)
         return mixer.misfit_pooling(side, side, down.stride) or stage.blocks[0].misfit_pooling()
+
+
+def find_a_kernel(bits: Bits, _: Context) -> str | None:
+    """Whole numbers are multiplied by whole numbers."""
+    return bits.misfit()
 
 
 def holds_together(block: Block, _: Context) -> str | None:

@@ -65,8 +65,8 @@ def from_pretrained(
         path: of the file, under the names that the library of `search_spaces/pretrained/NAME.py` gives them.
         classes: of your task. Where the checkpoint has another number of them, its classifier is left out
             and a new one drawn; so it is where the checkpoint has none.
-        side: of the images that the checkpoint is for, in pixels, where its model has tables of positions or
-            windows of that size; default: 224. All others take images of any size.
+        side: of the images that the checkpoint is for, in pixels; default: 224. For models whose layout
+            follows from it. Others have one layout, which takes the images that its windows or spans do.
 
     Example:
         >>> from_pretrained("swin_tiny", "swin-tiny-patch4-window7-224/model.safetensors")
@@ -95,7 +95,7 @@ def from_pretrained(
     state, _ = load_tensors(path, "Download it again.")
     if not state:
         raise DataError(f"A checkpoint must hold tensors: {path} has none. Download it again.")
-    weights = translated(state, model)
+    weights = translated(state, model.at(side) if side and hasattr(model, "at") else model)
     head = {n: t for n, t in weights.items() if n.startswith(CLASSIFIER)}
     if not head and classes is None:
         raise DataError(
@@ -113,11 +113,15 @@ def _laid_out(name: str, side: int | None) -> HierarchicalTransformer:
     """The point, for images of that side."""
     if side is None:
         return POINTS[name]()
-    if "side" not in signature(POINTS[name]).parameters:
-        raise DataError(f"`side` must be left out for {name}, which takes images of any size: got {side!r}.")
+    by_side = "side" in signature(POINTS[name]).parameters
+    if not by_side and not hasattr(import_module(f"search_spaces.pretrained.{name}"), "at"):
+        raise DataError(
+            f"`side` must be left out for {name}, which has one layout, whatever the images that its windows "
+            f"or spans take: got {side!r}."
+        )
     if type(side) is not int or side < 32 or side % 32:
         raise DataError(f"`side` must be a multiple of 32: got {side!r}.")
-    return POINTS[name](side=side)
+    return POINTS[name](side=side) if by_side else POINTS[name]()
 
 
 def _classes(weights: Mapping[str, Tensor], default: int) -> int:
@@ -372,12 +376,12 @@ def _pyramid(
     return HierarchicalTransformer(stem, stages, classes, channels=3, head=Head(norm=None))
 
 
-def spectformer_small(classes: int = 1000) -> HierarchicalTransformer:
+def spectformer_small(classes: int = 1000, side: int = 224) -> HierarchicalTransformer:
     """SpectFormer-S, the one of a single scale (Patro et al., 2023, §3.2): filters first, attention after."""
     norm = LayerNorm(1e-6)
-    filters = (Block(Spectral(14), Mlp(4), norm, topology="chain"),) * 4
+    filters = (Block(Spectral(side // 16), Mlp(4), norm, topology="chain"),) * 4
     attention = (Block(Global(heads=6, head_dim=64), Mlp(4), norm),) * 15
-    stage = Stage(384, filters + attention, position=AbsolutePosition(14))
+    stage = Stage(384, filters + attention, position=AbsolutePosition(side // 16))
     return HierarchicalTransformer(PatchStem(16), (stage,), classes, channels=3, head=Head(norm=norm))
 
 

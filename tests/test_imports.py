@@ -17,7 +17,7 @@ LAYERS = [
     ["nas.space", "nas.layout"],
     ["nas.layers", "nas.outline", "nas.difference"],
     ["nas.quantize"],
-    ["nas.skeleton"],
+    ["nas.skeleton", "nas.calibration"],
     ["nas.supernet"],
     ["nas.importance"],
     ["nas.objectives", "nas.trial"],

@@ -38,6 +38,11 @@ def test_rounding_twice_changes_nothing_more(bits):
     torch.testing.assert_close(fake_quantize(once, bits), once, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_what_is_rounded_lies_in_one_piece(bits):
+    assert fake_quantize(torch.randn(6, 16), bits).is_contiguous()
+
+
 def test_few_values_are_left():
     rounded = fake_quantize(torch.randn(1, GROUP), 4)
     assert len(rounded.unique()) <= 15
@@ -136,9 +141,12 @@ class Net:
 
 def test_bits_follow_the_path():
     net = Net(Part(Bits(8)), (Part(Bits(4)), Part(Bits(32))))
-    assert bits_by_path(net, "mixer.q.weight") == 8
-    assert bits_by_path(net, "parts.0.inner.deep.weight") == 4
-    assert bits_by_path(net, "parts.1.weight") == 32
-    assert bits_by_path(net, "mixer.q.bias") == 32
-    assert bits_by_path(net, "elsewhere.weight") == 32
-    assert bits_by_path(net, "parts.7.weight") == 32
+    wanted = {
+        "mixer.q.weight": 8,
+        "parts.0.inner.deep.weight": 4,
+        "parts.1.weight": 32,
+        "mixer.q.bias": 32,
+        "elsewhere.weight": 32,
+        "parts.7.weight": 32,
+    }
+    assert {name: bits_by_path(net, name).weight for name in wanted} == wanted

@@ -146,6 +146,30 @@ def test_extraction_difference_is_zero(supernets, name, n):
     assert bits == ({4, 8, 32} if name == "hierarchical" else {32})
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("bits", [4, 8, 32])
+def test_extraction_difference_is_zero_where_a_map_does_not_lie_in_one_piece(bits, mode):
+    """PyTorch folds such a map for a product or not, by whether the weights require gradients."""
+
+    class Permuted(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(1, width, 4, 4), nn.Linear(width, width)
+
+        def forward(self, x_B1HW):
+            return self.linear(self.conv(x_B1HW).permute(0, 2, 3, 1))
+
+    supernet = Supernet(
+        lambda width: Permuted(int(width)), Space(oneof(8, 16)), bits=lambda architecture, name: bits
+    )
+    for width in (8, 16):
+        module = supernet.extract(width)
+        for seed in range(20):
+            x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+            with mode():
+                assert torch.equal(module(x), supernet(width, x))
+
+
 @pytest.mark.parametrize("name", ["hierarchical", "plain vit"])
 def test_all_that_is_sampled_is_in_the_bank(supernets, name):
     supernet = supernets[name]

@@ -64,9 +64,10 @@ class TestFolders:
         assert len(task.splits["test"]) == 6
         assert sorted(task.labels[task.splits["test"]].tolist()) == [0, 0, 0, 1, 1, 1]
 
-    def test_validation_is_split_with_the_rest(self, tmp_path):
+    @pytest.mark.parametrize("name", ["val", "dev"])
+    def test_validation_is_split_with_the_rest(self, tmp_path, name):
         folders(tmp_path / "train")
-        folders(tmp_path / "val", each=2)
+        folders(tmp_path / name, each=2)
         task = from_path(tmp_path)
         assert len(task.images) == 30
         assert len(task.splits["test"]) == 6
@@ -106,6 +107,30 @@ class TestFolders:
         task = from_path(tmp_path / "a")
         assert task.image_shape == (3, 6, 6)
         assert (task.images == task.images[:, :1]).all((1, 2, 3)).sum() == 24
+
+    def test_photographs_are_turned_as_they_say(self, tmp_path):
+        root = folders(tmp_path)
+        upright = picture(0, size=(6, 9))
+        said = upright.getexif()
+        said[0x0112] = 6  # to be turned by a quarter
+        upright.save(root / "cat" / "0.png", exif=said)
+        for file in {*root.rglob("*.png")} - {root / "cat" / "0.png"}:
+            picture(1, size=(9, 6)).save(file)
+        task = from_path(root)
+        turned = np.rot90(np.asarray(upright), -1).transpose(2, 0, 1)
+        assert (task.images == turned).all((1, 2, 3)).sum() == 1
+
+    def test_what_is_left_out_is_told(self, tmp_path):
+        root = folders(tmp_path / "train").parent
+        for i in range(5):
+            (root / "train" / "cat" / f"{i}.heic").write_bytes(b"photo")
+        with pytest.warns(UserWarning, match=r"Left out: 5 files .*none of \.png.*: 0\.heic, 1.*, 2.*, …"):
+            from_path(root)
+        for file in root.rglob("*.heic"):
+            file.unlink()
+        folders(root / "more")
+        with pytest.warns(UserWarning, match=r"1 folders beside .*train that are none of train.*: more\."):
+            from_path(root)
 
     def test_side_cuts_the_middle(self, tmp_path):
         folders(tmp_path / "a")
@@ -187,8 +212,26 @@ class TestParquet:
         with pytest.raises(DataError, match=r"c\.parquet, row 0, must hold the bytes of an image: got str"):
             from_path(tmp_path / "c.parquet")
         pq.write_table(pa.table({"img": [b"x"], "label": ["cat"]}), tmp_path / "d.parquet")
-        with pytest.raises(DataError, match="whole numbers as `label`"):
+        with pytest.raises(DataError, match=r"d\.parquet .*whole numbers as `label`: got string\. Number"):
             from_path(tmp_path / "d.parquet")
+
+    @pytest.mark.parametrize("label", [-1, None])
+    def test_a_test_set_without_answers_is_named(self, tmp_path, label):
+        parquet(tmp_path / "train.parquet")
+        images = [encoded(picture(i)) for i in range(4)]
+        table = pa.table({"img": images, "label": pa.array([0, 1, label, label])})
+        pq.write_table(table, tmp_path / "test.parquet")
+        with pytest.raises(DataError, match=r"test\.parquet .*2 of 4 have none .*row 2 first.*move the file"):
+            from_path(tmp_path)
+
+    def test_a_grey_test_beside_a_coloured_train(self, tmp_path):
+        parquet(tmp_path / "train.parquet")
+        images = [encoded(picture(i, mode="L")) for i in range(6)]
+        pq.write_table(pa.table({"img": images, "label": [0, 1, 2] * 2}), tmp_path / "test.parquet")
+        task = from_path(tmp_path)
+        grey = task.images[task.splits["test"]]
+        assert (grey == grey[:, :1]).all()
+        assert np.array_equal(grey[0, 0], np.asarray(picture(0, mode="L")))
 
 
 def test_arrays(tmp_path):
@@ -207,8 +250,10 @@ def test_what_is_not_there_or_nothing_of_the_kind_is_named(tmp_path):
         from_path(tmp_path / "a.csv")
     with pytest.raises(DataError, match="for each of 2 classes or more"):
         from_path(tmp_path)
-    with pytest.raises(DataError, match="`side` must be a whole number of pixels, 1 or more: got 0"):
+    with pytest.raises(DataError, match="`side` must be a whole number of pixels, 1 to 4096: got 0"):
         from_path(folders(tmp_path / "a"), side=0)
+    with pytest.raises(DataError, match="1 to 4096: got 10000000"):
+        from_path(tmp_path / "a", side=10_000_000)
 
 
 def test_shares(tmp_path):

@@ -180,7 +180,7 @@ class TestArrays:
         ("arrays", "message"),
         [
             ({"images": np.ones((4, 6, 6))}, "must hold .'labels'."),
-            ({"images": np.ones((4, 6)), "labels": np.zeros(4, int)}, "must be numbers of shape"),
+            ({"images": np.ones((4, 6)), "labels": np.zeros(4, int)}, "must be real numbers of shape"),
             ({"images": np.ones((4, 6, 6)), "labels": np.zeros(3, int)}, "one per image"),
             ({"images": np.ones((4, 6, 6)), "labels": np.zeros(4)}, "whole numbers"),
             ({"images": np.full((40, 6, 6), 256), "labels": np.zeros(40, int)}, "between 0 and 255"),
@@ -203,6 +203,16 @@ class TestArrays:
                 },
                 "or neither",
             ),
+            (
+                {
+                    "images": np.ones((40, 6, 6)),
+                    "labels": np.arange(40) % 3,
+                    "test_images": np.ones((2, 6, 6), np.float32),
+                    "test_labels": np.array([1, 7]),
+                },
+                "`test_labels` must be among `labels`, but 7 is not",
+            ),
+            ({"images": np.ones((4, 6, 6), complex), "labels": np.zeros(4, int)}, "real numbers of shape"),
             ({"images": np.array([{}] * 4), "labels": np.zeros(4, int)}, "cannot be read"),
             ({"images": np.ones((40, 6, 6)), "labels": np.zeros(40, int)}, "2 classes or more: all 40 are 0"),
             (
@@ -215,6 +225,20 @@ class TestArrays:
         np.savez(tmp_path / "a.npz", **arrays)
         with pytest.raises(DataError, match=message):
             from_npz(tmp_path / "a.npz")
+
+    def test_lists_are_named(self):
+        with pytest.raises(DataError, match="`images` must be a NumPy array: got list"):
+            from_arrays([[1]], [0])
+        with pytest.raises(DataError, match="`labels` must be a NumPy array: got list"):
+            from_arrays(np.ones((40, 6, 6)), [0, 1] * 20)
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.float32])
+    def test_mean_and_spread_are_those_of_train(self, kind):
+        images = np.random.default_rng(0).integers(0, 256, (900, 2, 5, 7)).astype(kind)
+        task = from_arrays(images, np.arange(900) % 2)
+        train = images[task.splits["train"]].astype(float) / (255 if kind is np.uint8 else 1)
+        np.testing.assert_allclose(task.mean, train.mean((0, 2, 3)), rtol=1e-12)
+        np.testing.assert_allclose(task.spread, train.std((0, 2, 3)), rtol=1e-12)
 
     @pytest.mark.parametrize(
         "shape", [(40, 4, 4, 3), (40, 3, 4, 4), (40, 2, 2, 1), (40, 9, 9, 4), (40, 4, 9, 9), (40, 1, 3, 3)]

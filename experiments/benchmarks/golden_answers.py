@@ -93,12 +93,15 @@ def main() -> None:
     torch.set_num_threads(1)
     source, model = SOURCES[asked.name], import_module(f"search_spaces.pretrained.{asked.name}")
     code = imported(asked.clone / source.file)
-    references = {side: source.model(code, side) for side in model.SIDES}
+    references = {side: source.model(code, side) for side in (*model.SIDES, *getattr(model, "BUILT_FOR", ()))}
     new = Golden.of(references, made(asked.name, source))
     old = Golden.read(model.GOLDEN)
     print(f"parameters {new.parameters:,} (recorded {old.parameters:,}), MMACs {new.mmacs} ({old.mmacs})")
     print(f"names and shapes {'are' if new.shapes == old.shapes else 'ARE NOT'} those recorded")
     for side, answers in new.answers.items():
+        if side not in old.answers:
+            print(f"{side} × {side}: not recorded")
+            continue
         apart = relative(torch.tensor(answers), torch.tensor(old.answers[side]))
         print(f"{side} × {side}: {apart:.1e} from the recorded answers, relative to the largest")
     if asked.write:

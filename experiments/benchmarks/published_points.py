@@ -114,7 +114,7 @@ class Golden:
     """
 
     made: str
-    shapes: dict[str, tuple[int, ...]]
+    shapes: dict[int, dict[str, tuple[int, ...]]]  # by side of the images that it was built for
     parameters: int
     mmacs: float
     answers: dict[int, list[list[float]]]  # by side of the image, (2, classes)
@@ -122,7 +122,7 @@ class Golden:
     @classmethod
     def read(cls, path: Path) -> Golden:
         data = json.loads(path.read_text())
-        shapes = {n: tuple(s) for n, s in data["shapes"].items()}
+        shapes = {int(at): {n: tuple(s) for n, s in of.items()} for at, of in data["shapes"].items()}
         answers = {int(side): y for side, y in data["answers"].items()}
         return cls(data["made"], shapes, data["parameters"], data["mmacs"], answers)
 
@@ -135,7 +135,8 @@ class Golden:
             answers[side] = answer(reference, images(side)).tolist()
         reference = references[SIDE]
         cost = torch_mmacs(reference, SIDE)
-        return cls(made, shapes_of(reference), parameters(reference), cost, answers)
+        shapes = {side: shapes_of(built) for side, built in references.items()}
+        return cls(made, shapes, parameters(reference), cost, answers)
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self)) + "\n")
@@ -145,7 +146,7 @@ def compare(point: HierarchicalTransformer, model: Any) -> tuple[Parity, nn.Modu
     """The parity of a point with its reference, and our module with the reference's weights."""
     if hasattr(model, "GOLDEN"):
         golden = Golden.read(model.GOLDEN)
-        state, shape = randomised(golden.shapes), (golden.made, golden.parameters, golden.mmacs)
+        state, shape = randomised(golden.shapes[SIDE]), (golden.made, golden.parameters, golden.mmacs)
         answers = {side: torch.tensor(golden.answers[side]) for side in model.SIDES}
     else:
         reference = with_random_weights(model.reference(), model.SIDES[0])
@@ -166,10 +167,15 @@ def compare(point: HierarchicalTransformer, model: Any) -> tuple[Parity, nn.Modu
 
 def _at_another_side(model: Any, side: int) -> float:
     """The difference where both are built for images of another side."""
-    reference = with_random_weights(model.reference(side), side)
+    if hasattr(model, "GOLDEN"):
+        golden = Golden.read(model.GOLDEN)
+        state, answers = randomised(golden.shapes[side]), torch.tensor(golden.answers[side])
+    else:
+        reference = with_random_weights(model.reference(side), side)
+        state, answers = reference.state_dict(), answer(reference, images(side))
     point = POINTS[model.__name__.rpartition(".")[2]](side=side)
-    ours = load(build(point), translated(reference.state_dict(), model)).eval()
-    return relative(answer(ours, images(side)), answer(reference, images(side)))
+    ours = load(build(point), translated(state, model)).eval()
+    return relative(answer(ours, images(side)), answers)
 
 
 def class_of(module: nn.Module) -> str:

@@ -16,12 +16,20 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from nas.devices.shapes import answer
+from nas.quantize import INTEGER, kernel_of, stored_bits
 
 Floats = npt.NDArray[np.float64]
 
 FEATURES: tuple[str, ...] = (
     "products",  # matrix products with weights
     "products_mmacs",
+    "integer_products",  # of inputs of 8 bits with weights of 8
+    "integer_products_mmacs",
+    "integer_inputs_kelements",  # their inputs, which have to be rounded
+    "block_products",  # of float inputs with weights of 4 bits in blocks
+    "block_products_mmacs",
+    "integer_block_products",  # of inputs of 8 bits with such weights
+    "integer_block_products_mmacs",
     "batched_products",  # of activations with activations, as in attention
     "batched_products_mmacs",
     "batched_products_matrices",  # the single products inside: windows × heads
@@ -31,7 +39,7 @@ FEATURES: tuple[str, ...] = (
     "transforms_mmacs",  # by formula
     "scans",  # recurrences along the positions
     "scans_mmacs",  # by formula
-    "weight_kelements",  # weights of products and convolutions, which have to be read
+    "weight_kelements",  # weights of products and convolutions, which have to be read; 8 bits are a quarter
     "norms",
     "softmaxes",
     "elementwise",  # everything else that computes: sums, scalings, activations, means
@@ -99,6 +107,9 @@ def count(module: nn.Module, *example: Tensor) -> Floats:
     The module is traced once on the meta device: shapes flow, numbers do not. What depends on
     weights alone (gathering a bias table) is not counted, since an exporter folds it.
 
+    Linear layers that know their bits count by the kernel that an export runs for them; rounding their inputs
+    is part of that kernel.
+
     Transforms count by the formula of the fast Fourier transform: ½ N log2 N butterflies of four
     multiply-accumulates for N complex numbers, half of that for real ones. A module that runs along the
     positions has a method `scan_macs(input)`, the formula of its recurrence.
@@ -116,6 +127,9 @@ def count(module: nn.Module, *example: Tensor) -> Floats:
         for inner in module.modules():
             if hasattr(inner, "scan_macs"):
                 inner.register_forward_pre_hook(counting.scan)
+            if kernel_of(inner):
+                inner.register_forward_pre_hook(counting.enter)
+                inner.register_forward_hook(counting.leave)
         module(*inputs)
     return np.array([counting.total[name] for name in FEATURES], dtype=np.float64)
 
@@ -134,6 +148,7 @@ class _Counting(TorchDispatchMode):
         self.total: defaultdict[str, float] = defaultdict(float)
         # Tensors are kept, so that no other comes to bear the id of one that is gone.
         self._live = {id(x): x for x in inputs}
+        self._kernel: str | None = None  # that runs for the whole layer which is being traced
 
     def __torch_dispatch__(
         self,
@@ -156,7 +171,26 @@ class _Counting(TorchDispatchMode):
         self.total["scans"] += 1
         self.total["scans_mmacs"] += module.scan_macs(*inputs) / 1e6
 
+    def enter(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Counts the kernel of a layer that knows its bits; what simulates it is not counted."""
+        (x,) = inputs
+        if id(x) not in self._live:
+            return
+        self._kernel = kernel_of(layer)
+        assert isinstance(layer, nn.Linear)
+        self.total[f"{self._kernel}_products"] += 1
+        rows = x.numel() / layer.in_features
+        self.total[f"{self._kernel}_products_mmacs"] += rows * layer.weight.numel() / 1e6
+        self.total["weight_kelements"] += layer.weight.numel() * stored_bits(layer)["weight"] / 32e3
+        if self._kernel == INTEGER:
+            self.total["integer_inputs_kelements"] += x.numel() / 1e3
+
+    def leave(self, *_: Any) -> None:
+        self._kernel = None
+
     def _add(self, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
+        if self._kernel:
+            return
         kind = _KIND.get(kernel, "elementwise")
         self.total[kind] += 1
         if kind not in _PRODUCTS:

@@ -12,6 +12,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from nas.calibration import with_ranges
 from nas.export.onnx import BATCH, export_onnx
 from nas.threads import cpu_threads
 
@@ -57,7 +58,7 @@ class OnnxRuntime:
     def prepare(self, module: nn.Module, example: Tensor, folder: Path) -> Load:
         """See `Runtime.prepare`."""
         path = folder / "model.onnx"
-        export_onnx(module, example, path)
+        export_onnx(with_ranges(module, [example]), example, path)
         outputs, inputs = ["y"], {"x": example.numpy()}
 
         def load() -> Run:

@@ -21,13 +21,26 @@ Parts = tuple[Tensor, ...]
 
 BITS = (2, 4, 8, 16, 32)
 """Widths at which weights may be stored."""
+ACTIVATION_BITS = (8, 32)
+"""Widths at which a linear layer may take its inputs."""
 
 
 @dataclass(frozen=True)
 class Bits(Checked):
-    """Bit-width at which the weights of a part are stored."""
+    """Bit-widths of a part: at which its weights are stored, and at which its linear layers take their
+    inputs."""
 
     weight: int = setting(32, kw_only=False, among=BITS)
+    activation: int = setting(32, kw_only=False, among=ACTIVATION_BITS)
+
+    def misfit(self) -> str | None:
+        """What is wrong with the two together: the law, the facts, the remedy."""
+        if self.activation == 32 or self.weight <= 8:
+            return None
+        return (
+            f"must have weights of 8 bits or fewer where activations have {self.activation}, since kernels "
+            f"multiply whole numbers by whole numbers: got weight={self.weight}. Use activation=32."
+        )
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def profile_device(run: Run, device: Device, *, needed: bool = False) -> None:
         found = profile(
             device,
             architectures,
-            experiment.build,
+            experiment.at_bits(),
             features,
             experiment.example(device.batch),
             space=experiment.space,

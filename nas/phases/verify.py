@@ -126,7 +126,8 @@ def _measure(run: Run, device: Device, modules: Sequence[torch.nn.Module]) -> Me
     """Times modules together with some that were profiled, so that a slower hour shows as drift."""
     experiment, profile = run.experiment, run.profile(device)
     references = profile.references(REFERENCES)
-    built = [experiment.build(experiment.space.from_json(s.architecture)) for s in references]
+    build = experiment.at_bits()
+    built = [build(experiment.space.from_json(s.architecture)) for s in references]
     with (
         tempfile.TemporaryDirectory() as folder,
         bar(f"Time on {device.name}", len(modules) + len(built)) as progress,

@@ -1,6 +1,26 @@
-"""Bit-widths: whole numbers for weights, simulated in float, and the bytes they save."""
+"""Bit-widths: whole numbers for weights and activations, simulated in float, and the bytes they save."""
 
-from nas.quantize.paths import BitsOf, bits_by_path
+from nas.quantize.modules import INTEGER, AtBits, at_bits, kernel_of, stored_bits, with_replaced
+from nas.quantize.paths import FULL, BitsOf, bits_by_path, of_parameter
+from nas.quantize.settings import CALIBRATED, DYNAMIC, Quantization
 from nas.quantize.weights import GROUP, Integers, fake_quantize, payload_bytes
 
-__all__ = ["GROUP", "BitsOf", "Integers", "bits_by_path", "fake_quantize", "payload_bytes"]
+__all__ = [
+    "CALIBRATED",
+    "DYNAMIC",
+    "FULL",
+    "GROUP",
+    "INTEGER",
+    "AtBits",
+    "BitsOf",
+    "Integers",
+    "Quantization",
+    "at_bits",
+    "bits_by_path",
+    "fake_quantize",
+    "kernel_of",
+    "of_parameter",
+    "payload_bytes",
+    "stored_bits",
+    "with_replaced",
+]

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from nas.errors import SpaceError
 from nas.layers.choice import BITS
+from nas.layers.quantizers import GROUP
 
-GROUP = 32
 SCALE_BYTES = 4
 
 
@@ -124,8 +124,8 @@ def _grouped(weight: Tensor, bits: int) -> Tensor:
 
 
 def _flat(groups: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
-    """What `_grouped` grouped."""
-    return groups.flatten(1)[:, : math.prod(shape[1:])].reshape(shape)
+    """What `_grouped` grouped, in one piece: products of strided rows can differ in the last bit."""
+    return groups.flatten(1)[:, : math.prod(shape[1:])].reshape(shape).contiguous()
 
 
 def _scales(groups: Tensor, bits: int) -> Tensor:

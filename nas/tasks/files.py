@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nas.errors import DataError
 from nas.tasks.images import SHARES, Augment, ImageClassification, from_arrays, from_npz
@@ -21,7 +22,8 @@ from nas.tasks.images import SHARES, Augment, ImageClassification, from_arrays, 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 IMAGE_COLUMNS, LABEL_COLUMNS = ("img", "image"), ("label", "labels", "fine_label")
 TRAIN = ("train", "training")
-POOL, TEST = (*TRAIN, "val", "valid", "validation"), ("test", "testing")
+POOL, TEST = (*TRAIN, "val", "valid", "validation", "dev"), ("test", "testing")
+LARGEST_SIDE = 4096  # pixels
 
 
 class Pictures(NamedTuple):
@@ -48,6 +50,8 @@ def from_path(
     - an .npz with arrays, see `from_npz`.
 
     What is called `test…` is kept for *test*, all else is split by `shares`, and without `test…` all is.
+    Photographs are turned as their EXIF data says. Grey images get three equal channels among coloured ones.
+    A warning names files and folders that are left out.
 
     Args:
         side: images are scaled (the shorter side to `side`) and cut to `side` × `side` in the middle. Needed
@@ -66,12 +70,23 @@ def from_path(
         if side is not None:
             raise DataError(f"`side` must be left out for arrays, which have theirs: got {side} for {path}.")
         return from_npz(path, shares=shares, augment=augment, batch_size=batch_size)
-    if side is not None and (type(side) is not int or side < 1):
-        raise DataError(f"`side` must be a whole number of pixels, 1 or more: got {side!r}.")
+    if side is not None and (type(side) is not int or not 1 <= side <= LARGEST_SIDE):
+        raise DataError(f"`side` must be a whole number of pixels, 1 to {LARGEST_SIDE}: got {side!r}.")
     parts, names = _parquet(path, side) if _is_parquet(path) else _folders(path, side)
+    if len(parts) == 2:
+        parts = _alike(parts)
     test = parts.get("test")
     task = from_arrays(*parts["train"], test=test, shares=shares, augment=augment, batch_size=batch_size)
     return replace(task, names=names, classes=max(task.classes, len(names)))
+
+
+def _alike(parts: dict[str, Pictures]) -> dict[str, Pictures]:
+    """Parts of equal channels, grey ones with three where the other has colours."""
+    most = max(part.images.shape[3] for part in parts.values())
+    return {
+        name: part._replace(images=np.repeat(part.images, most // part.images.shape[3], 3))
+        for name, part in parts.items()
+    }
 
 
 # --- a folder per class -------------------------------------------------------------------------
@@ -91,6 +106,8 @@ def _folders(root: Path, side: int | None) -> tuple[dict[str, Pictures], tuple[s
                 f"{', '.join(sorted(below))}. Rename the one to train on."
             )
         pool, test = [root], []
+    elif others := sorted(below.keys() - {*POOL, *TEST}):
+        _warn_of(f"folders beside {root / 'train'} that are none of {', '.join(POOL + TEST)}", others)
     names = tuple(sorted({folder.name for part in pool for folder in _folders_in(part)}))
     if len(names) < 2:
         raise DataError(
@@ -116,16 +133,25 @@ def _require_classes(test: Path, names: Sequence[str], train: Path) -> None:
 
 
 def _class_folders(parts: Sequence[Path], names: Sequence[str], side: int | None) -> Pictures:
-    files = [
+    found = [
         (file, label)
         for part in parts
         for label, name in enumerate(names)
         for file in sorted((part / name).rglob("*"))
-        if file.suffix.lower() in SUFFIXES and file.is_file() and not _hidden(file.relative_to(part))
+        if file.is_file() and not _hidden(file.relative_to(part))
     ]
+    files = [(file, label) for file, label in found if file.suffix.lower() in SUFFIXES]
+    if len(files) < len(found):
+        others = [file.name for file, _ in found if file.suffix.lower() not in SUFFIXES]
+        _warn_of(f"files in folders of classes that are none of {', '.join(SUFFIXES)}", others)
     encoded = ((str(file), file.read_bytes()) for file, _ in files)
     labels = np.array([label for _, label in files], dtype=np.int64)
     return Pictures(_decoded(encoded, len(files), side), labels)
+
+
+def _warn_of(what: str, names: Sequence[str]) -> None:
+    more = ", …" if len(names) > 3 else ""
+    warnings.warn(f"Left out: {len(names)} {what}: {', '.join(names[:3])}{more}.", stacklevel=4)
 
 
 def _folders_in(folder: Path) -> list[Path]:
@@ -180,13 +206,27 @@ def _table(file: Path) -> tuple[Path, pa.Table]:
 
 
 def _rows(tables: Sequence[tuple[Path, pa.Table]], side: int | None) -> Pictures:
-    labels = np.concatenate([table.column(1).to_numpy() for _, table in tables])
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"{tables[0][0]} must hold whole numbers as `{tables[0][1].column_names[1]}`: got {labels.dtype}."
-        )
+    labels = np.concatenate([_numbers(file, table) for file, table in tables])
     encoded = (row for file, table in tables for row in _encoded(file, table.column(0)))
-    return Pictures(_decoded(encoded, len(labels), side), labels.astype(np.int64))
+    return Pictures(_decoded(encoded, len(labels), side), labels)
+
+
+def _numbers(file: Path, table: pa.Table) -> np.ndarray:
+    """The labels of a file, int64 (rows,)."""
+    name, column = table.column_names[1], table.column(1)
+    if not pa.types.is_integer(column.type):
+        raise DataError(
+            f"{file} must hold whole numbers as `{name}`: got {column.type}. Number the classes from 0, as "
+            f"the hub's `ClassLabel` does."
+        )
+    labels: np.ndarray = column.fill_null(-1).to_numpy().astype(np.int64)
+    if unlabelled := np.flatnonzero(labels < 0).tolist():
+        raise DataError(
+            f"{file} must hold a `{name}` of 0 or more in each row, but {len(unlabelled)} of {len(labels)} "
+            f"have none or a negative one, row {unlabelled[0]} first. On the hub, such are test sets without "
+            f"answers: move the file away, and *test* is split off the rest."
+        )
+    return labels
 
 
 def _encoded(file: Path, column: pa.ChunkedArray) -> Iterator[tuple[str, bytes]]:
@@ -213,22 +253,22 @@ def _class_names(table: pa.Table) -> tuple[str, ...]:
 
 def _decoded(encoded: Iterable[tuple[str, bytes]], n: int, side: int | None) -> np.ndarray:
     """Images uint8 (n, H, W, channels), 1 channel where all of them are grey, else 3."""
-    arrays: list[np.ndarray] = []
-    for where, data in encoded:
+    images: np.ndarray | None = None
+    for i, (where, data) in enumerate(encoded):
         array = _pixels(where, data, side)
-        if arrays and array.shape[:2] != arrays[0].shape[:2]:
-            sizes = [f"{a.shape[1]}×{a.shape[0]}" for a in (arrays[0], array)]
+        if images is None:
+            images = np.empty((n, *array.shape), dtype=np.uint8)
+        if array.shape[:2] != images.shape[1:3]:
+            sizes = [f"{width}×{height}" for height, width in (images.shape[1:3], array.shape[:2])]
             raise DataError(
                 f"Images must be of one size: got {sizes[0]}, and {where} is {sizes[1]}. Give `side`, to "
                 f"which they are scaled and cut."
             )
-        arrays.append(array)
-    if not arrays:
-        raise DataError("A set of images must not be empty, but it is.")
-    channels = max(array.shape[2] for array in arrays)
-    images = np.empty((n, *arrays[0].shape[:2], channels), dtype=np.uint8)
-    for i, array in enumerate(arrays):
+        if array.shape[2] > images.shape[3]:
+            images = np.repeat(images, array.shape[2], 3)
         images[i] = array  # grey ones get three equal channels among coloured ones
+    if images is None:
+        raise DataError("A set of images must not be empty, but it is.")
     return images
 
 
@@ -240,7 +280,8 @@ def _pixels(where: str, data: bytes, side: int | None) -> np.ndarray:
                     f"{where} must have 8 bits per channel: got {opened.mode}, which would be cut off. Give "
                     f"such images as arrays of floats, see `from_npz`."
                 )
-            image: Any = opened.convert("L" if opened.mode in ("1", "L", "LA") else "RGB")
+            upright = ImageOps.exif_transpose(opened)
+            image: Any = upright.convert("L" if opened.mode in ("1", "L", "LA") else "RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             f"{where} must be an image, but cannot be decoded ({type(error).__name__})."

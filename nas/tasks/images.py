@@ -218,7 +218,13 @@ def from_arrays(
             )
         splits["test"] = len(images) + np.arange(len(test_images))
         images = np.concatenate([images, test_images])
-        labels = np.concatenate([labels, _labels("test_labels", test[1], len(test_images))])
+        test_labels = _labels("test_labels", test[1], len(test_images), numbered=False)
+        if untrained := sorted({*test_labels.tolist()} - {*labels.tolist()}):
+            raise DataError(
+                f"`test_labels` must be among `labels`, but {untrained[0]} is not: there would be nothing to "
+                f"learn that class from."
+            )
+        labels = np.concatenate([labels, test_labels])
         shares.pop("test")
     ends = np.cumsum([share / sum(shares.values()) for share in shares.values()])
     parts = np.split(order, np.round(ends[:-1] * len(order)).astype(int))
@@ -284,9 +290,17 @@ class RandomCropFlip:
 
 
 def _statistics(images: np.ndarray, indices: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the pixels of each channel."""
-    channels = [_floats(images[indices, c]) for c in range(images.shape[1])]
-    return tuple(float(c.mean()) for c in channels), tuple(max(float(c.std()), 1e-6) for c in channels)
+    """Mean and standard deviation of the pixels of each channel, a few images at a time."""
+    scale = 255.0 if images.dtype == np.uint8 else 1.0
+    parts = np.array_split(indices, math.ceil(len(indices) / 256))
+
+    def mean_of(what: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        sums = [what(images[part].astype(np.float64) / scale).sum((0, 2, 3)) for part in parts]
+        return np.asarray(sum(sums) / (len(indices) * math.prod(images.shape[2:])))
+
+    mean = mean_of(lambda pixels: pixels)
+    spread = np.sqrt(mean_of(lambda pixels: (pixels - mean[:, None, None]) ** 2))
+    return tuple(mean.tolist()), tuple(np.maximum(spread, 1e-6).tolist())
 
 
 def _floats(images: np.ndarray) -> np.ndarray:
@@ -294,21 +308,24 @@ def _floats(images: np.ndarray) -> np.ndarray:
 
 
 def _require_shares(shares: Mapping[str, float]) -> None:
-    if set(shares) != set(SPLITS) or not all(0 < share < 1 for share in shares.values()):
+    given = dict(shares) if isinstance(shares, Mapping) else {}
+    numbers = all(isinstance(share, (int, float)) and 0 < share < 1 for share in given.values())
+    if set(given) != set(SPLITS) or not numbers:
         raise DataError(
-            f"`shares` must give each of {', '.join(SPLITS)} a share between 0 and 1: got {dict(shares)}."
+            f"`shares` must give each of {', '.join(SPLITS)} a share between 0 and 1: got {shares!r}."
         )
 
 
 def _images(name: str, images: np.ndarray) -> np.ndarray:
     """To (N, C, H, W) of uint8 or float32."""
+    images = _array(name, images)
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and _channels_are_last(images.shape):
         images = np.moveaxis(images, -1, 1)
-    if images.ndim != 4 or images.shape[1] > 4 or not np.issubdtype(images.dtype, np.number):
+    if images.ndim != 4 or images.shape[1] > 4 or not _is_real(images.dtype):
         raise DataError(
-            f"`{name}` must be numbers of shape (N, H, W), (N, H, W, channels) or (N, channels, H, W): "
+            f"`{name}` must be real numbers of shape (N, H, W), (N, H, W, channels) or (N, channels, H, W): "
             f"got {images.dtype} {images.shape}."
         )
     if np.issubdtype(images.dtype, np.integer):
@@ -324,18 +341,33 @@ def _images(name: str, images: np.ndarray) -> np.ndarray:
     return images
 
 
+def _array(name: str, values: np.ndarray) -> np.ndarray:
+    if not isinstance(values, np.ndarray):
+        raise DataError(f"`{name}` must be a NumPy array: got {type(values).__name__}. Use np.asarray.")
+    return values
+
+
+def _is_real(dtype: np.dtype) -> bool:
+    return np.issubdtype(dtype, np.integer) or np.issubdtype(dtype, np.floating)
+
+
 def _channels_are_last(shape: tuple[int, ...]) -> bool:
     """Of (N, a, b, c). Where sides are as small as channels are few, those of one length are the sides."""
     _, a, b, c = shape
     return c <= 4 and (a > 4 or a == b != c)
 
 
-def _labels(name: str, labels: np.ndarray, n: int) -> np.ndarray:
+def _labels(name: str, labels: np.ndarray, n: int, *, numbered: bool = True) -> np.ndarray:
+    """As int64; where they are `numbered`, there is hardly a class without an image."""
+    labels = _array(name, labels)
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
         raise DataError(
             f"`{name}` must be whole numbers from 0, one per image: got {labels.dtype} {labels.shape} "
             f"for {n} images."
         )
-    if n and (highest := int(labels.max())) >= n:
-        raise DataError(f"`{name}` must number the classes from 0: got {highest} among {n} images.")
+    if numbered and n and (highest := int(labels.max())) >= n:
+        raise DataError(
+            f"`{name}` must number the classes from 0: got {highest} among {n} images. "
+            f"np.unique(labels, return_inverse=True)[1] does it."
+        )
     return labels.astype(np.int64)

@@ -12,17 +12,19 @@ from search_spaces.pretrained.translation import Rename
 SOURCE = "github: badripatro/SpectFormers vanilla_architecture/spectformer.py, spectformer-s"
 GOLDEN = Path(__file__).parent / "golden" / "spectformer_small.json"
 SIDES = (224,)
-ONE_SIDE_BECAUSE = "the reference's filters and positions belong to one side, others are other models"
+BUILT_FOR = (256,)  # sides for which it can be built, too
 
 
 def table(tensor: Tensor) -> Tensor:
-    """(1, positions, C) to (14, 14, C)."""
-    return tensor[0].unflatten(0, (14, 14))
+    """(1, side · side, C) to (side, side, C)."""
+    side = round(tensor.shape[1] ** 0.5)
+    return tensor[0].unflatten(0, (side, side))
 
 
 def ascending(tensor: Tensor) -> Tensor:
-    """Rows from the frequency −7 up; in the reference, 0 … 6, −7 … −1 as a Fourier transform gives them."""
-    return tensor.roll(7, 0)
+    """Rows from the lowest frequency up, −7 say; in the reference, 0 … 6, −7 … −1 as a Fourier transform gives
+    them."""
+    return tensor.roll(len(tensor) // 2, 0)
 
 
 _block = r"blocks\.(\d+)\."

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.devices.costs import FEATURES, count, macs
+from nas.layers.mixers.state_space import StateSpace
 
 
 def counted(module: nn.Module, *shape: int) -> dict[str, float]:
@@ -132,6 +133,13 @@ class Recurrence(nn.Module):
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         return x_BNC.cumsum(1)
+
+
+def test_a_state_space_counts_its_scan() -> None:
+    found = counted(StateSpace(16).build(32), 2, 6, 5, 32)
+    units = 2 * 32
+    assert found["scans"] == 1
+    assert found["scans_mmacs"] == pytest.approx(3 * 2 * 30 * units * 16 / 1e6)
 
 
 def test_scans_count_by_their_own_formula() -> None:

@@ -1,4 +1,4 @@
-"""Integer layers: what PyTorch computes is what the kernels of ONNX Runtime compute."""
+"""Exports at few bits: what PyTorch simulates is what the kernels of ONNX Runtime compute."""
 
 from __future__ import annotations
 
@@ -11,28 +11,44 @@ import pytest
 import torch
 from torch import nn
 
+from nas.calibration import gathering
 from nas.errors import ExportError
-from nas.export.integer import with_integer_layers
+from nas.export.deployable import deployable
 from nas.export.onnx import check_onnx, export_onnx
-from nas.quantize import fake_quantize
+from nas.layers import Bits
+from nas.quantize import DYNAMIC, Quantization, at_bits, fake_quantize, payload_bytes
 
-NBITS = "MatMulNBits"
-FORMS = [  # weights, activations, one range for all of these, kernel, how many times smaller the file is
-    (8, 8, True, "DynamicQuantizeMatMul", 2.5),
-    (8, 8, False, NBITS, 2.5),
-    (8, 32, True, NBITS, 2.5),
-    (4, 8, True, NBITS, 3.5),
-    (4, 32, True, NBITS, 3.5),
+ONE_BY_ONE = Quantization(DYNAMIC)
+TOGETHER = Quantization(DYNAMIC, images=99)
+KERNELS = [
+    (Bits(8, 8), Quantization(), "MatMulIntegerToFloat", 2.5),
+    (Bits(8, 8), TOGETHER, "DynamicQuantizeMatMul", 2.5),
+    (Bits(4, 8), Quantization(), "MatMulNBits", 3.5),
+    (Bits(4), Quantization(), "MatMulNBits", 3.5),
+    (Bits(8), Quantization(), "MatMul", 2.5),  # floats again, once it is loaded
+    (Bits(16), Quantization(), "MatMul", 1.7),
+    (Bits(2), Quantization(), "MatMul", 2.0),
 ]
 
 
 def network(bias: bool = True) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(48, 96, bias=bias), nn.GELU(), nn.Linear(96, 40, bias=bias))
+    return nn.Sequential(nn.Linear(64, 96, bias=bias), nn.GELU(), nn.Linear(96, 40, bias=bias))
 
 
 def images(n: int = 3) -> torch.Tensor:
-    return torch.randn(n, 16, 48, generator=torch.Generator().manual_seed(1))
+    return torch.randn(n, 16, 64, generator=torch.Generator().manual_seed(1))
+
+
+def quantized(module: nn.Module, bits: Bits, how: Quantization, example: torch.Tensor) -> nn.Module:
+    """`module` at those bits, its weights rounded, its ranges calibrated on `example`."""
+    module, by_name = at_bits(module, lambda _: bits, how)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(fake_quantize(parameter, by_name[name].weight))
+        with gathering(module):
+            module(example)
+    return module
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
@@ -42,11 +58,16 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def products(path: Path) -> list[str]:
+    operators = [node.op_type for node in onnx.load(f"{path}.optimised").graph.node]
+    names = ("MatMul", "Gemm", "Conv")
+    return [op.removeprefix("Fused") for op in operators if any(name in op for name in names)]
+
+
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("weights", "activations", "whole", "kernel", "smaller"), FORMS)
-def test_the_kernel_computes_what_is_simulated(weights, activations, whole, kernel, smaller, bias, tmp_path):
-    bits = (weights, activations)
-    module = with_integer_layers(network(bias), {"0": bits, "2": bits}, whole_tensor=whole)
+@pytest.mark.parametrize(("bits", "how", "kernel", "smaller"), KERNELS)
+def test_the_kernel_computes_what_is_simulated(bits, how, kernel, smaller, bias, tmp_path):
+    module = quantized(network(bias), bits, how, images())
     path = tmp_path / "model.onnx"
     export_onnx(module, images(), path)
     for n in (1, 3):
@@ -56,72 +77,87 @@ def test_the_kernel_computes_what_is_simulated(weights, activations, whole, kern
         differences = np.abs(found - expected) / np.abs(expected).max()
         assert np.quantile(differences, 0.95) < 1e-6
         assert differences.max() < 5e-3  # where an activation lies between two numbers, a last bit decides
-    operators = [node.op_type for node in onnx.load(f"{path}.optimised").graph.node]
-    assert operators.count(kernel) == 2
-    assert not {"MatMul", "Gemm", "FusedMatMul"} & set(operators)
+    assert products(path) == [kernel, kernel]
     plain = tmp_path / "plain.onnx"
     export_onnx(network(bias), images(), plain)
     assert plain.stat().st_size > smaller * path.stat().st_size
 
 
-@pytest.mark.parametrize("bits", [(4, 8), (4, 32), (8, 8), (8, 32)])
+@pytest.mark.parametrize("bits", [Bits(4, 8), Bits(4), Bits(8, 8), Bits(2)])
 def test_inputs_that_no_block_divides(bits, tmp_path):
-    module = nn.Sequential(nn.Linear(41, 8))
-    integer = with_integer_layers(module, {"0": bits}, whole_tensor=False)
-    export_onnx(integer, torch.randn(2, 41), tmp_path / "model.onnx")
-    assert check_onnx(tmp_path / "model.onnx", integer, torch.randn(2, 41)) < 1e-5
+    x = torch.randn(2, 41)
+    module = quantized(nn.Sequential(nn.Linear(41, 8)), bits, Quantization(), x)
+    export_onnx(module, x, tmp_path / "model.onnx")
+    assert check_onnx(tmp_path / "model.onnx", module, x) < 1e-5
 
 
-def test_float_activations_see_the_weights_that_were_trained():
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_weights_of_other_layers_are_kept_at_their_bits(bits, tmp_path):
+    """And turned into floats once, before anything runs: the runtime is left with plain convolutions."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(16, 24, 3), nn.Conv2d(24, 24, 3, groups=24))
+    x = torch.randn(2, 16, 9, 9)
+    module = quantized(net, Bits(bits), Quantization(), x)
+    path = tmp_path / "model.onnx"
+    export_onnx(module, x, path)
+    assert check_onnx(path, module, x) < 1e-6
+    session(path)
+    operators = {node.op_type for node in onnx.load(f"{path}.optimised").graph.node}
+    assert operators <= {"Conv", "ReorderInput", "ReorderOutput"}
+    sizes = [
+        int(np.prod(array.shape)) * array.itemsize
+        for array in map(onnx.numpy_helper.to_array, onnx.load(path).graph.initializer)
+    ]
+    weights = sum(payload_bytes(tuple(net[i].weight.shape), bits) for i in (0, 1))
+    biases = 4 * 48
+    assert sum(sizes) == weights + biases
+
+
+def test_an_image_answers_whatever_its_company_where_ranges_are_calibrated():
+    small, large = torch.full((1, 1, 64), 0.01), 100 * torch.ones(1, 1, 64)
+    for bits, how, same in (
+        (Bits(8, 8), Quantization(), True),
+        (Bits(4, 8), Quantization(), True),
+        (Bits(8, 8), ONE_BY_ONE, True),
+        (Bits(8, 8), TOGETHER, False),
+    ):
+        module = quantized(network(), bits, how, images())
+        with torch.no_grad():
+            alone, beside = module(small), module(torch.cat([small, large]))[:1]
+        assert torch.allclose(alone, beside) == same
+
+
+@pytest.mark.parametrize("how", [Quantization(), ONE_BY_ONE])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_zeros_stay_zeros(bits, how):
+    zeros = torch.zeros(2, 64)
+    plain = nn.Sequential(nn.Linear(64, 4, bias=False))
+    module = quantized(plain, Bits(bits, 8), how, zeros)
+    assert not module(zeros).any()
+    assert not deployable(module)(zeros).any()
+
+
+def test_a_module_used_twice_stays_one(tmp_path):
+    layer = nn.Linear(64, 64)
+    module = quantized(nn.Sequential(layer, nn.GELU(), layer), Bits(8, 8), Quantization(), images())
+    assert module[0] is module[2]
+    exported = deployable(module)
+    assert exported[0] is exported[2]
+    torch.testing.assert_close(exported(images()), module(images()), atol=5e-3, rtol=0)
+
+
+def test_what_has_32_bits_is_exported_as_it_is():
     module = network()
-    integer = with_integer_layers(module, {"2": (4, 32)})
-    rounded = fake_quantize(module[2].weight, 4)
-    hidden = module[1](module[0](images()))
-    torch.testing.assert_close(integer(images()), hidden @ rounded.t() + module[2].bias)
+    assert deployable(module) is module
 
 
-def test_activations_are_rounded_over_all_that_comes_together():
-    """So that an image's answer depends on its company, as the kernel's does."""
-    integer = with_integer_layers(network(), {"0": (8, 8)})
-    small = torch.full((1, 1, 48), 0.01)
-    with torch.no_grad():
-        alone = integer(small)
-        beside = integer(torch.cat([small, 100 * torch.ones(1, 1, 48)]))[:1]
-    assert not torch.allclose(alone, beside)
+def test_ranges_must_be_calibrated(tmp_path):
+    module, _ = at_bits(network(), lambda _: Bits(8, 8), Quantization())
+    with pytest.raises(ExportError, match="range of `0` must be calibrated before it is exported"):
+        export_onnx(module, images(), tmp_path / "model.onnx")
 
 
-def test_in_blocks_an_image_answers_whatever_its_company():
-    integer = with_integer_layers(network(), {"0": (8, 8)}, whole_tensor=False)
-    small = torch.full((1, 1, 48), 0.01)
-    with torch.no_grad():
-        alone = integer(small)
-        beside = integer(torch.cat([small, 100 * torch.ones(1, 1, 48)]))[:1]
-    torch.testing.assert_close(alone, beside)
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_zeros_stay_zeros(whole):
-    plain = nn.Sequential(nn.Linear(8, 4, bias=False))
-    integer = with_integer_layers(plain, {"0": (8, 8)}, whole_tensor=whole)
-    assert not integer(torch.zeros(2, 8)).any()
-
-
-def test_the_module_itself_stays_as_it_is():
-    module = network()
-    before = {n: t.clone() for n, t in module.state_dict().items()}
-    with_integer_layers(module, {"0": (8, 8)})
-    assert isinstance(module[0], nn.Linear)
-    assert all(torch.equal(before[n], t) for n, t in module.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("bits", "message"),
-    [
-        ({"1": (8, 8)}, "must be for linear layers: `1` is GELU"),
-        ({"7": (8, 8)}, "must be for linear layers: `7` is NoneType"),
-        ({"0": (2, 8)}, "weights of 4 or 8 bits and activations of 8 or 32: got 2 and 8"),
-    ],
-)
-def test_what_has_no_kernel(bits, message):
-    with pytest.raises(ExportError, match=message):
-        with_integer_layers(network(), bits)
+def test_bits_without_a_kernel(tmp_path):
+    module = quantized(network(), Bits(2, 8), Quantization(), images())
+    with pytest.raises(ExportError, match="kernel for `0`, but ONNX Runtime has none for weights of 2 bits"):
+        export_onnx(module, images(), tmp_path / "model.onnx")

@@ -50,7 +50,7 @@ from search_spaces.hierarchical import (
 )
 
 SIDE = 16
-BITS = Bits(oneof(4, 8, 32))
+BITS = Bits(oneof(4, 8, 32), oneof(8, 32))
 
 
 def every_mixer(side: int = SIDE) -> Space:

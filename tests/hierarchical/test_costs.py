@@ -15,6 +15,7 @@ from nas.devices.costs import FEATURES, count, macs
 from nas.devices.memory import memory
 from nas.layers import Bits, Block, ChannelMixer, Downsample, Mixer, Norm, Position, Stem
 from nas.layers.catalogue import members
+from nas.quantize import AtBits
 from nas.space import Space
 from nas.supernet import Supernet
 from search_spaces import costs, hierarchical
@@ -41,8 +42,9 @@ def on_whole(architecture: Any) -> tuple[np.ndarray, np.ndarray]:
     """Figures and features of the whole module."""
     with torch.device("meta"):
         module = hierarchical.build(architecture)
+        at_bits = AtBits(hierarchical.build)(architecture)
     image = torch.empty(1, architecture.channels, SIDE, SIDE)
-    features = count(module, image)
+    features = count(at_bits, image)
     size = Supernet(hierarchical.build, Space(architecture)).size_bytes(architecture)
     parameters = sum(p.numel() for p in module.parameters())
     return np.array([parameters, macs(features), *memory(module, image), size], dtype=float), features
@@ -52,7 +54,7 @@ def inside(value: Any) -> set[Any]:
     """Classes of all that an architecture is made of; of blocks their arrangement, of bits their number."""
     found = {type(value)}
     if isinstance(value, Bits):
-        found.add(value.weight)
+        found |= {value.weight, ("inputs", value.activation)}
     if isinstance(value, Block):
         found |= {value.topology, value.placement, "two" if value.mixer2 or value.ffn2 else "one"}
     for item in value if isinstance(value, tuple) else ():
@@ -70,7 +72,8 @@ def test_the_200_hold_every_choice():
         found |= set().union(*(inside(space.decode(row)) for row in genes))
     every = {c for family in (Mixer, ChannelMixer, Stem, Downsample, Position, Norm) for c in members(family)}
     assert every <= found
-    assert {4, 8, 32, "series", "parallel", "joint", "chain", "pre", "post", "sub", "two"} <= found
+    assert {4, 8, 32, ("inputs", 8), ("inputs", 32)} <= found
+    assert {"series", "parallel", "joint", "chain", "pre", "post", "sub", "two"} <= found
     assert hierarchical.ClassToken in found
     assert sum((SPACES | WITH_TOKENS).values()) == 200
 

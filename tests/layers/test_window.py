@@ -21,7 +21,7 @@ HEAD_DIM = 8
 def reference(x: Tensor, large: WindowAttention, size: int, shift: bool) -> Tensor:
     """Token by token: who shares my window attends to me, biased by where it stands from me."""
     _, H, W, _ = x.shape
-    offset = size // 2 if shift and size < H else 0
+    offset = size // 2 if shift and size < min(H, W) else 0
     q, k, v = (p(x).unflatten(-1, (large.heads, HEAD_DIM)) for p in (large.q, large.k, large.v))
     table = large.position.relative
     centre = table.shape[-1] // 2
@@ -54,6 +54,15 @@ def test_any_side_that_the_window_divides(side):
     layer = randomise(Window(2, 4, shift=True).build(16))
     x = maps(16, side)
     torch.testing.assert_close(layer(x), reference(x, layer, 4, True))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (4, 8), (12, 4)])
+def test_a_map_that_is_one_window_high_or_wide_does_not_shift(height, width):
+    layer = randomise(Window(2, 4, shift=True).build(16))
+    x = maps(16, 12)[:, :height, :width].contiguous()
+    torch.testing.assert_close(layer(x), reference(x, layer, 4, True))
+    if min(height, width) == 4:
+        torch.testing.assert_close(layer(x), reference(x, layer, 4, False))
 
 
 def attention_codes(layer: WindowAttention) -> dict[str, Tensor]:

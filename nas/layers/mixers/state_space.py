@@ -87,6 +87,11 @@ class SelectiveStateSpace(nn.Module):
     def layouts(self) -> dict[str, Layout]:
         return {"in_.weight": Layout((2, self.units, self.width))}
 
+    def scan_macs(self, x_BLC: Tensor) -> int:
+        """Three products for each number of the states: Δ A, Δ B u, and the decay of what was there. What
+        reads the states is a matrix product and counts as such."""
+        return 3 * x_BLC.shape[0] * x_BLC.shape[1] * self.A_log.numel()
+
     def forward(self, x_BLC: Tensor) -> Tensor:
         """(B, L, C) to the same; what comes later does not count."""
         u_BLU, gate_BLU = self.in_(x_BLC).chunk(2, -1)

@@ -16,8 +16,8 @@ from nas.layers.grouping import join, seam, split
 @dataclass(frozen=True)
 class Window(PositionedAttention):
     """Attention within windows of `size` × `size`; `shift` moves them by half their side, so that
-    neighbours of the layer before meet (Swin, Liu et al., 2021, §3.2). Where one window covers the map
-    there is nothing to shift."""
+    neighbours of the layer before meet (Swin, Liu et al., 2021, §3.2). As there, nothing shifts on a map
+    that is one window high or wide."""
 
     size: int = gene(2, 4)
     shift: bool = gene(False, True, default=False)
@@ -55,7 +55,7 @@ class WindowAttention(Attention):
         s = self.mixer.size
         if problem := self.mixer.misfit(H, W):
             raise SpaceError(f"A window {problem}")
-        offset = s // 2 if self.mixer.shift and max(H, W) > s else 0
+        offset = s // 2 if self.mixer.shift and min(H, W) > s else 0
         if offset:
             x_BHWC = torch.roll(x_BHWC, (-offset, -offset), (1, 2))
         q, k, v = (split(p(x_BHWC), s, s) for p in (self.q, self.k, self.v))
