@@ -10,15 +10,25 @@ Net(width=32)
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from itertools import groupby
 from typing import Any
 
 from nas.architecture import TYPE, to_json
+from nas.errors import SpaceError
 
 
 def plain(architecture: Any) -> Any:
-    """The JSON of an architecture; JSON as it is."""
-    return architecture if isinstance(architecture, Mapping) else to_json(architecture)
+    """The JSON of an architecture; JSON as it is.
+
+    Raises:
+        SpaceError: it is neither.
+    """
+    if isinstance(architecture, Mapping):
+        return architecture
+    if not is_dataclass(architecture) or isinstance(architecture, type):
+        raise SpaceError(f"An architecture must be a dataclass, or the JSON of one: got {architecture!r}.")
+    return to_json(architecture)
 
 
 def outline(architecture: Any) -> str:

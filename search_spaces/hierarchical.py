@@ -7,8 +7,9 @@ What a mixer, a channel mixer, a norm, a stem … may be is in `nas.layers`, a f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from itertools import islice, product
 from typing import Any, TypeVar
 
 import torch
@@ -34,12 +35,13 @@ from nas.layers import (
     Stem,
     Window,
     genes_of,
+    possible,
     setting,
 )
 from nas.layers.block import call, each
 from nas.layers.choice import Parts
 from nas.layers.downsampling.query_pooling import QueryPooling
-from nas.space import FIRST, Constraint, Space, oneof, repeat
+from nas.space import FIRST, Constraint, Space, is_hole, oneof, repeat
 from search_spaces.laws import (
     FitsTheMap,
     PoolsQueries,
@@ -48,6 +50,7 @@ from search_spaces.laws import (
     does_something,
     find_a_kernel,
     finds_its_token,
+    follows_the_stem,
     holds_together,
     one_token,
     other_width,
@@ -180,6 +183,8 @@ def space(
         ffns = (Mlp(oneof(*ratios)),)
     _require_choices("mixers", mixers, Mixer, "Global(oneof(1, 2))")
     _require_choices("ffns", ffns, ChannelMixer, "Mlp(oneof(1, 2))")
+    if isinstance(stem, Stem) and not any(map(is_hole, vars(stem).values())) and not stem.misfit(side, side):
+        _require_fit(mixers, stem.after(side), down, len(widths))
     width_bits = Bits(oneof(*bits), activations[0] if len(activations) == 1 else oneof(*activations))
     blocks = repeat(
         block(
@@ -207,8 +212,12 @@ def with_holes(choice: type[C], **fixed: Any) -> C:
         >>> with_holes(Window, heads=2)
         Window(heads=2, size=oneof(2, 4), shift=oneof(False, True), …)
     """
-    if not (isinstance(choice, type) and issubclass(choice, Choice)):
-        raise SpaceError(f"`with_holes` must be given a class of choices, such as Window: got {choice!r}.")
+    is_choice = isinstance(choice, type) and issubclass(choice, Choice)
+    if not is_choice or getattr(getattr(choice, "build", None), "__isabstractmethod__", False):
+        raise SpaceError(
+            f"`with_holes` must be given a class of choices that can be built, such as Window: got "
+            f"{choice!r}."
+        )
     known = {f.name: f for f in fields(choice)}
     if unknown := fixed.keys() - known.keys():
         raise SpaceError(
@@ -260,6 +269,32 @@ def _require_windows(windows: Sequence[int], side: int, stages: int) -> None:
                 f"`windows` must divide a map: got {size}, where maps have sides of "
                 f"{', '.join(map(str, sides))}. Leave it out, or choose another `patch`."
             )
+
+
+def _require_fit(mixers: Sequence[Mixer], side: int, down: Any, stages: int) -> None:
+    """Refuses a mixer that fits no map whatever its holes become: it would never be drawn, without a word."""
+    stride = 1 if down is None else getattr(down, "stride", None)
+    if type(stride) is not int:
+        return  # several ways of downsampling, which may differ
+    sides = [side // stride**i for i in range(stages)]
+    for mixer in mixers:
+        wholes = list(islice(_wholes(mixer), MOST_WHOLES))
+        if len(wholes) < MOST_WHOLES and all(whole.misfit(s, s) for whole in wholes for s in sides):
+            maps = ", ".join(map(str, sides))
+            raise SpaceError(
+                f"`mixers` must fit a map: {mixer} fits none of the sides {maps}. It "
+                f"{wholes[0].misfit(sides[0], sides[0])}"
+            )
+
+
+MOST_WHOLES = 1000
+
+
+def _wholes(choice: C) -> Iterator[C]:
+    """All that a choice may become, as far as its own holes go."""
+    names = [f.name for f in fields(choice)]
+    for values in product(*(list(possible(getattr(choice, name))) for name in names)):
+        yield replace(choice, **dict(zip(names, values, strict=True)))
 
 
 def _at_bits(choice: Any, bits: Bits) -> Any:
@@ -353,6 +388,8 @@ class StageModule(nn.Module):
     def __init__(self, previous: int | None, stage: Stage) -> None:
         super().__init__()
         width = stage.width
+        if previous is None and stage.down is not None:
+            raise SpaceError(f"The first stage {follows_the_stem(stage.down)}")
         if stage.down is None and previous not in (None, width):
             raise SpaceError(f"A stage {other_width(previous, width)}")
         self.pools = previous is not None and isinstance(stage.down, QueryPooling)
@@ -424,7 +461,37 @@ class HeadModule(nn.Module):
 
 
 def build(architecture: HierarchicalTransformer) -> nn.Module:
-    """The plain module of an architecture."""
+    """The plain module of an architecture.
+
+    Raises:
+        SpaceError: it is none, has holes, or cannot be built.
+    """
+    if not isinstance(architecture, HierarchicalTransformer):
+        raise SpaceError(f"`build` must be given a HierarchicalTransformer: got {architecture!r}.")
+    try:
+        return _built(architecture)
+    except (TypeError, AttributeError) as error:
+        if path := _first_hole(architecture):
+            raise SpaceError(
+                f"`build` must be given a whole architecture, but there is a hole at `{path}`. Draw one: "
+                f"Space(template).sample(rng)."
+            ) from error
+        raise
+
+
+def _first_hole(value: Any, path: str = "") -> str | None:
+    if is_hole(value):
+        return path
+    parts: Any = ()
+    if isinstance(value, tuple):
+        parts = enumerate(value)
+    elif is_dataclass(value):
+        parts = ((f.name, getattr(value, f.name)) for f in fields(value))
+    found = (_first_hole(part, f"{path}.{name}" if path else str(name)) for name, part in parts)
+    return next((hole for hole in found if hole), None)
+
+
+def _built(architecture: HierarchicalTransformer) -> nn.Module:
     widths = [stage.width for stage in architecture.stages]
     stages = [
         StageModule(previous, stage)

@@ -73,7 +73,12 @@ def begins_with_the_stem(stage: Stage, context: Context) -> str | None:
     """Before the first stage stands the stem, and nothing else."""
     if context.index("stages") or stage.down is None:
         return None
-    return f"must have down=None, since it follows the stem: got {stage.down.__class__.__name__}."
+    return follows_the_stem(stage.down)
+
+
+def follows_the_stem(down: Downsample) -> str:
+    """What is wrong with a first stage that begins otherwise."""
+    return f"must have down=None, since it follows the stem: got {down.__class__.__name__}."
 
 
 def finds_its_token(head: Head, context: Context) -> str | None:

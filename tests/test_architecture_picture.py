@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from nas.architecture import to_json
+from nas.errors import SpaceError
+from nas.layers import Global
 from nas.report.architecture import THICKNESS, architecture_svg
 from nas.report.style import MIXERS, mixer_look
 from search_spaces import hierarchical
@@ -207,6 +209,11 @@ class TestOtherForms:
         assert float(root.get("width", 0)) > 0
         for bar in marks(root, "bits"):
             assert 0 <= float(bar.get("height", "nan")) <= THICKNESS
+
+    @pytest.mark.parametrize("odd", ["a", None, [1, 2], Global])
+    def test_what_is_no_architecture_is_named(self, odd: Any) -> None:
+        with pytest.raises(SpaceError, match="must be a dataclass, or the JSON of one: got"):
+            architecture_svg(odd)
 
     def test_escapes_and_stays_xml(self) -> None:
         evil = "</title><script>alert('\"1')</script>\x00\ud800"

@@ -27,7 +27,7 @@ from nas.layers.choice import (
 from nas.layers.downsampling.merging import PatchMerging
 from nas.layers.ffns.mlp import Mlp
 from nas.layers.ffns.none import NoFfn
-from nas.layers.fields import Checked, gene, genes_of, setting
+from nas.layers.fields import Checked, gene, genes_of, possible, setting
 from nas.layers.mixers.everywhere import Global
 from nas.layers.mixers.none import NoMixer
 from nas.layers.mixers.window import Window
@@ -74,5 +74,6 @@ __all__ = [
     "Window",
     "gene",
     "genes_of",
+    "possible",
     "setting",
 ]

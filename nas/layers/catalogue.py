@@ -61,6 +61,10 @@ Genes are what a space may vary per block or per stage (`heads=oneof(1, 2, 4)`),
 tests and default spaces use; other values may stand in an architecture, kernels being odd.
 Options are fields that are usually fixed. Every mixer and channel mixer has `bits` besides.
 [Spaces](spaces.md) shows how to use them.
+
+What is not there: `placement="sub"` for parts that have no last linear layer of their own to put a norm
+before (they are refused); AFT-conv's normalisation of its biases over the kernel. Stochastic depth, dropout
+and masks belong to training. RepBN is folded by `nas.layers.norms.folded`, not by exports yet.
 """
 
 

@@ -76,19 +76,19 @@ class Checked:
     def __post_init__(self) -> None:
         cls: Any = type(self)
         for name, (must, holds) in _laws_of(cls):
-            for value in _possible(getattr(self, name)):
+            for value in possible(getattr(self, name)):
                 if not holds(value):
                     remedy = " Make it a number of Python's own." if isinstance(value, np.generic) else ""
                     raise SpaceError(f"`{name}` of {cls.__name__} must be {must}: got {value!r}.{remedy}")
 
 
-def _possible(value: Any) -> Iterator[Any]:
+def possible(value: Any) -> Iterator[Any]:
     """All that may stand where `value`, a hole perhaps, does."""
     if not hasattr(value, "possible"):
         yield value
         return
     for other in value.possible:
-        yield from _possible(other)
+        yield from possible(other)
 
 
 @cache
@@ -169,6 +169,6 @@ def _items(law: Law | None) -> Law:
     must, holds = law
 
     def all_hold(values: Any) -> bool:
-        return isinstance(values, tuple) and all(holds(v) for item in values for v in _possible(item))
+        return isinstance(values, tuple) and all(holds(v) for item in values for v in possible(item))
 
     return f"a tuple, each item {must}", all_hold

@@ -2,7 +2,7 @@
 
 from nas.space.additive import Additive
 from nas.space.genes import FIRST, Gene
-from nas.space.holes import Between, OneOf, Repeat, Tied, between, oneof, repeat, tied
+from nas.space.holes import Between, OneOf, Repeat, Tied, between, is_hole, oneof, repeat, tied
 from nas.space.space import Constraint, Space
 from nas.space.views import Context, materialise
 from nas.space.within import Within
@@ -20,6 +20,7 @@ __all__ = [
     "Tied",
     "Within",
     "between",
+    "is_hole",
     "materialise",
     "oneof",
     "repeat",

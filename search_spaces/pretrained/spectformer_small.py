@@ -22,8 +22,7 @@ def table(tensor: Tensor) -> Tensor:
 
 
 def ascending(tensor: Tensor) -> Tensor:
-    """Rows from the lowest frequency up, −7 say; in the reference, 0 … 6, −7 … −1 as a Fourier transform gives
-    them."""
+    """Rows from the lowest frequency up; the reference has 0 … 6, −7 … −1, say, as Fourier transforms do."""
     return tensor.roll(len(tensor) // 2, 0)
 
 

@@ -36,6 +36,7 @@ from nas.layers.mixers.channel import Channel
 from nas.layers.mixers.pooled import Pooled
 from nas.layers.mixers.pooling import Pooling
 from nas.layers.stems.convolution import ConvStem
+from nas.quantize import AtBits
 from nas.space import Constraint, Space, oneof, repeat
 from nas.supernet import Supernet
 from search_spaces import hierarchical
@@ -115,15 +116,16 @@ def test_a_token_may_be_a_choice():
 
 # --- the laws and what runs -------------------------------------------------------------------------
 
-STRICTER = ("must leave more than one window to shift", "must do something")
-"""What runs, and is refused all the same: it would be another architecture under another name."""
+STRICTER = ("must leave more than one window to shift", "must do something", "must have weights of 8 bits")
+"""What runs, and is refused all the same: it would be another architecture under another name. (Bits that do
+not go together are refused by the builder, too, where there are weights.)"""
 
 
 def failure(architecture) -> str | None:
     """What is said where it is built and run, without computing anything."""
     try:
         with torch.device("meta"):
-            y = hierarchical.build(architecture).eval()(torch.empty(2, 3, SIDE, SIDE))
+            y = AtBits(hierarchical.build)(architecture).eval()(torch.empty(2, 3, SIDE, SIDE))
     except SpaceError as error:
         return str(error)
     assert y.shape == (2, architecture.classes)
@@ -194,8 +196,8 @@ def test_laws_refuse_what_does_not_run_and_nothing_else(stated, n):
         ({"patch": 0}, "`patch` of OverlapStem must be a whole number of at least 1: got 0"),
         ({"patch": 3}, "leave none: `stem` must get a map whose sides are multiples of 3"),
         (
-            {"mixers": [Window(1, 3)]},
-            r"leave none: `stages\.0\.blocks\.0\.mixer` must divide the feature map",
+            {"mixers": [Global(1), Window(1, oneof(3, 5))]},
+            r"fit a map: Window\(.*\) fits none of the sides 8, 4\. It must divide .* got size=3 on 8×8",
         ),
         ({"position": "absolute"}, "`position` of Stage must be a Position: got 'absolute'"),
     ],
@@ -237,8 +239,9 @@ def test_tasks_without_images_are_refused(shape):
 @pytest.mark.parametrize(
     ("choice", "fixed", "message"),
     [
-        (Global(2), {}, "must be given a class of choices, such as Window: got Global"),
+        (Global(2), {}, "must be given a class of choices that can be built, such as Window: got Global"),
         (int, {}, "must be given a class of choices"),
+        (Mixer, {}, "must be given a class of choices that can be built, .*: got <class .*Mixer"),
         (Global, {"size": 3}, "Global must have what is fixed: size is not among"),
         (Block, {}, "`mixer` of Block must be fixed: it has no values of its own"),
     ],
@@ -271,6 +274,31 @@ def test_the_first_stage_follows_the_stem():
     first = Stage(16, (Block(Window(1, 2), Mlp(1)),), PatchMerging())
     with pytest.raises(SpaceError, match=r"`stages\.0` must have down=None, .*: got PatchMerging"):
         space.check(HierarchicalTransformer(PatchStem(1), (first,), 3))
+
+
+def test_a_first_stage_is_not_built_with_what_it_would_leave_out():
+    first = Stage(16, (Block(Window(1, 2), Mlp(1)),), PatchMerging())
+    with pytest.raises(SpaceError, match=r"The first stage must have down=None, .*: got PatchMerging"):
+        hierarchical.build(HierarchicalTransformer(PatchStem(1), (first,), 3))
+
+
+@pytest.mark.parametrize(
+    ("stage", "path"),
+    [
+        (Stage(16, (Block(Global(oneof(1, 2)), Mlp(1)),)), "stages.0.blocks.0.mixer.heads"),
+        (Stage(16, (Block(oneof(Global(1), Global(2)), Mlp(1)),)), "stages.0.blocks.0.mixer"),
+        (Stage(16, repeat(Block(Global(1), Mlp(1)), 1, 2)), "stages.0.blocks"),
+        (Stage(oneof(8, 16), (Block(Global(1), Mlp(1)),)), "stages.0.width"),
+    ],
+)
+def test_holes_are_not_built(stage, path):
+    with pytest.raises(SpaceError, match=f"a whole architecture, but there is a hole at `{path}`"):
+        hierarchical.build(HierarchicalTransformer(PatchStem(1), (stage,), 3))
+
+
+def test_what_is_no_architecture_is_not_built():
+    with pytest.raises(SpaceError, match="must be given a HierarchicalTransformer: got 'swin'"):
+        hierarchical.build("swin")
 
 
 def test_a_head_finds_its_token():

@@ -14,7 +14,7 @@ from published import small
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from experiments.benchmarks.published_points import answer, relative, with_random_weights
+from experiments.benchmarks.published_points import RELATIVE, answer, images, relative, with_random_weights
 from nas.errors import DataError, RunError
 from search_spaces.pretrained.libraries import prepare
 from search_spaces.pretrained.translation import Rename, translated
@@ -270,7 +270,7 @@ def test_damaged_files(swin, saved):
 @pytest.mark.parametrize(
     ("name", "side", "message"),
     [
-        ("swin_tiny", 256, "`side` must be left out for swin_tiny, which takes images of any size: got 256"),
+        ("swin_tiny", 256, "`side` must be left out for swin_tiny, which has one layout, .*: got 256"),
         ("pit_small", 250, "`side` must be a multiple of 32: got 250"),
         ("nest_tiny", "256", "`side` must be a multiple of 32: got '256'"),
     ],
@@ -290,6 +290,18 @@ def test_a_checkpoint_for_images_of_another_side(tmp_path):
     assert ours.stages[0].position.table.shape == (31, 31, 144)
     with pytest.raises(DataError, match=r"stages\.0\.position\.table \(31, 31, 144\) for \(27, 27, 144\)"):
         from_pretrained("pit_small", tmp_path / "model.safetensors")
+
+
+def test_tables_of_offsets_are_read_for_the_images_that_will_come(tmp_path):
+    """The reference's tables mean other offsets on maps of another size."""
+    model = import_module("search_spaces.pretrained.mvitv2_tiny")
+    theirs = with_random_weights(model.reference(), 192)
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    expected = answer(theirs, images(192))
+    ours = from_pretrained("mvitv2_tiny", tmp_path / "model.safetensors", side=192)
+    assert relative(answer(ours, images(192)), expected) < RELATIVE
+    ours = from_pretrained("mvitv2_tiny", tmp_path / "model.safetensors")
+    assert relative(answer(ours, images(192)), expected) > RELATIVE
 
 
 @pytest.mark.parametrize("name", ["swin_small", "os.path", "../pretrained/swin_tiny", ["swin_tiny"]])
