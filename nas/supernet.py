@@ -58,7 +58,7 @@ class Supernet:
         *,
         layouts: LayoutsOf | None = None,
         bits: BitsOf = bits_by_path,
-        quantization: Quantization = Quantization(),  # noqa: B008
+        quantization: Quantization = Quantization(),
         seed: int = 0,
     ) -> None:
         self.build, self.space = AtBits(build, bits, quantization), space

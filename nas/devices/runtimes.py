@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nas.calibration import with_ranges
 from nas.export.onnx import BATCH, export_onnx
+from nas.quantize import in_floats
 from nas.threads import cpu_threads
 
 Run = Callable[[], object]
@@ -82,7 +83,10 @@ class OnnxRuntime:
 
 @dataclass(frozen=True)
 class TorchEager:
-    """PyTorch as it is, without compilation: what a model costs where nothing is exported."""
+    """PyTorch as it is, without compilation: what a model costs where nothing is exported.
+
+    It has no kernels of few bits: weights are rounded, but floats, and inputs are as they come.
+    """
 
     threads: int = 1
 
@@ -90,7 +94,7 @@ class TorchEager:
         """See `Runtime.prepare`; writes no file."""
 
         def load() -> Run:
-            own = copy.deepcopy(module).eval()
+            own = copy.deepcopy(in_floats(module)).eval()
 
             def run() -> None:
                 with cpu_threads(self.threads), torch.inference_mode():

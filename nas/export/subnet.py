@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from nas.architecture import from_json
 from nas.errors import ExportError, NasError
 from nas.export.archive import export_archive
 from nas.export.onnx import check_onnx, export_onnx
+from nas.export.packed import load_packed, save_packed
 
 FORMATS = ("safetensors", "onnx", "pt2")
 TOLERANCE = 1e-4
@@ -70,7 +70,7 @@ def load_subnet(
 
     Args:
         folder: as `nas export` writes it.
-        build: that of the experiment.
+        build: that of the experiment; bits are read from the file.
         classes: which an architecture may be made of, by name; `space.classes`.
 
     Raises:
@@ -79,8 +79,7 @@ def load_subnet(
     folder = Path(folder)
     try:
         architecture = from_json(json.loads((folder / "architecture.json").read_text()), classes)
-        module = build(architecture).eval()
-        load_model(module, str(folder / "model.safetensors"))
+        module = load_packed(build(architecture), folder / "model.safetensors").eval()
     except (OSError, ValueError, RuntimeError, SafetensorError, NasError) as error:
         raise ExportError(
             f"{folder} must be an export with architecture.json and model.safetensors of this builder, but "
@@ -91,8 +90,7 @@ def load_subnet(
 
 def _write_formats(module: nn.Module, example: Tensor, folder: Path, formats: Sequence[str]) -> None:
     if "safetensors" in formats:
-        save_model(module, str(folder / "model.safetensors"))
-        (folder / "model.safetensors").chmod(0o644)  # the library writes for its owner alone
+        save_packed(module, folder / "model.safetensors")
     if "pt2" in formats:
         export_archive(module, example, folder / "model.pt2")
     if "onnx" in formats:

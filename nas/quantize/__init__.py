@@ -1,6 +1,6 @@
 """Bit-widths: whole numbers for weights and activations, simulated in float, and the bytes they save."""
 
-from nas.quantize.modules import INTEGER, AtBits, at_bits, kernel_of, stored_bits, with_replaced
+from nas.quantize.modules import INTEGER, AtBits, at_bits, in_floats, kernel_of, stored_bits, with_replaced
 from nas.quantize.paths import FULL, BitsOf, bits_by_path, of_parameter
 from nas.quantize.settings import CALIBRATED, DYNAMIC, Quantization
 from nas.quantize.weights import GROUP, Integers, fake_quantize, payload_bytes
@@ -18,6 +18,7 @@ __all__ = [
     "at_bits",
     "bits_by_path",
     "fake_quantize",
+    "in_floats",
     "kernel_of",
     "of_parameter",
     "payload_bytes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,22 @@ def at_bits(
             if type(inner) is nn.Linear and "weight" in low and low["weight"].activation < 32:
                 layers[id(inner)] = low["weight"]
     return _replaced(module, layers, quantization), dict(found.values())
+
+
+def in_floats(module: nn.Module) -> nn.Module:
+    """A copy whose linear layers take their inputs as they are; the module itself where all do."""
+    if not any(isinstance(inner, QuantizedLinear) for inner in module.modules()):
+        return module
+    module = copy.deepcopy(module)
+    ids = {id(inner) for inner in module.modules() if isinstance(inner, QuantizedLinear)}
+    return with_replaced(module, ids, _plain)
+
+
+def _plain(layer: nn.Module) -> nn.Module:
+    assert isinstance(layer, QuantizedLinear)
+    plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    plain.weight, plain.bias = layer.weight, layer.bias
+    return plain
 
 
 def stored_bits(module: nn.Module) -> dict[str, int]:

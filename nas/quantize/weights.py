@@ -67,6 +67,11 @@ class Integers:
         values = _flat((groups / scale).round(), weight.shape).to(torch.int8)
         return cls(values, scale[..., 0].to(torch.float32), bits)
 
+    @staticmethod
+    def scales_shape(shape: tuple[int, ...], bits: int) -> tuple[int, int]:
+        """Of the scales of weights of that shape."""
+        return shape[0], 1 if bits > 4 else math.ceil(math.prod(shape[1:]) / GROUP)
+
     def weight(self) -> Tensor:
         """The weights, float32: equal to `fake_quantize` to the bit."""
         groups = _grouped(self.values.to(torch.float32), self.bits)

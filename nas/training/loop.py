@@ -120,7 +120,7 @@ class _Training:
         if isinstance(teacher, (str, Path)):
             from nas.export.subnet import load_subnet  # brings ONNX with it
 
-            teacher = load_subnet(teacher, supernet.build, supernet.space.classes)
+            teacher = load_subnet(teacher, supernet.build.build, supernet.space.classes)
         self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
         self.features = Features(recipe.distillation.parts) if recipe.distillation.features else None
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.keep)

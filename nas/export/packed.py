@@ -1,0 +1,125 @@
+"""Weights of a module in a safetensors file, packed at its bits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_model, save_file, save_model
+from torch import Tensor, nn
+
+from nas.layers.choice import Bits
+from nas.layers.quantizers import CalibratedRange, DynamicRange, QuantizedLinear
+from nas.quantize import CALIBRATED, DYNAMIC, Integers, Quantization, at_bits, stored_bits
+
+KEY = "nas"
+SCALES = ".scales"
+
+
+def save_packed(module: nn.Module, path: Path) -> None:
+    """Writes the weights of `module`; those of fewer than 32 bits as `NAME`, bytes or halves, and, where they
+    are whole numbers, `NAME.scales`. The header says which bits they and the inputs of layers have.
+
+    A module without such is written as any other, under the names of its state dict.
+    """
+    names = dict(module.named_parameters()).keys()  # a tied weight stands there once
+    bits = {name: of for name, of in stored_bits(module).items() if name in names}
+    if not bits:
+        save_model(module, str(path))
+    else:
+        tensors: dict[str, Tensor] = {}
+        for name, value in _values(module).items():
+            tensors |= _packed(name, value.detach().cpu(), bits.get(name, 32))
+        save_file(tensors, path, {KEY: json.dumps(_header(module, bits))})
+    path.chmod(0o644)  # the library writes for its owner alone
+
+
+def load_packed(module: nn.Module, path: Path) -> nn.Module:
+    """`module` (whatever its weights) at the bits that the file says, with the weights that it holds.
+
+    Raises:
+        ValueError: a header or tensors that are not such as `save_packed` writes for that module.
+        SafetensorError, RuntimeError, OSError: a damaged file, one of another module, or none.
+    """
+    with safe_open(path, "pt") as file:
+        header = (file.metadata() or {}).get(KEY)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if header is None:
+        load_model(module, str(path))
+        return module
+    bits, quantization = _read(header)
+    module, by_name = at_bits(module, lambda name: bits.get(name, Bits()), quantization)
+    if unknown := sorted(bits.keys() - {name for name, of in by_name.items() if of != Bits()}):
+        raise ValueError(f"it has bits for `{unknown[0]}`, which is no weight of the module")
+    values = _values(module)
+    wanted = {*values, *(f"{name}{SCALES}" for name, of in bits.items() if of.weight < 16)}
+    if different := sorted(wanted ^ tensors.keys()):
+        raise ValueError(f"`{different[0]}` is {'missing' if different[0] in wanted else 'unknown'}")
+    with torch.no_grad():
+        for name, value in values.items():
+            value.copy_(_unpacked(name, tensors, tuple(value.shape), bits.get(name, Bits()).weight))
+    return module
+
+
+def _values(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters, tied ones once, and the buffers that are saved with them."""
+    kept = module.state_dict().keys()
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in kept}
+    return dict(module.named_parameters()) | buffers
+
+
+def _header(module: nn.Module, bits: Mapping[str, int]) -> dict[str, Any]:
+    inputs: dict[str, str] = {}
+    images = 1
+    for name, layer in module.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            inputs[f"{name}.weight" if name else "weight"] = CALIBRATED
+            if isinstance(layer.quantizer, DynamicRange):
+                images = layer.quantizer.images
+    dynamic = any(isinstance(m, DynamicRange) for m in module.modules())
+    calibrated = any(isinstance(m, CalibratedRange) for m in module.modules())
+    assert not (dynamic and calibrated)
+    return {
+        "version": 1,
+        "bits": {name: [of, 8 if name in inputs else 32] for name, of in bits.items()},
+        "activations": DYNAMIC if dynamic else CALIBRATED,
+        "images": images,
+    }
+
+
+def _read(header: str) -> tuple[dict[str, Bits], Quantization]:
+    try:
+        data = json.loads(header)
+        if data["version"] != 1:
+            raise ValueError(f"its version is {data['version']!r}")
+        bits = {str(name): Bits(*of) for name, of in data["bits"].items()}
+        if problems := [f"bits of `{n}` {problem}" for n, of in bits.items() if (problem := of.misfit())]:
+            raise ValueError(problems[0])
+        return bits, Quantization(data["activations"], data["images"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"its header must be as `nas export` writes it ({error!r})") from error
+
+
+def _packed(name: str, value: Tensor, bits: int) -> dict[str, Tensor]:
+    if bits == 32:
+        return {name: value.contiguous()}
+    if bits == 16:
+        return {name: value.half().contiguous()}
+    integers = Integers.of(value, bits)
+    return {name: integers.packed(), f"{name}{SCALES}": integers.scales.contiguous()}
+
+
+def _unpacked(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, ...], bits: int) -> Tensor:
+    value = tensors[name]
+    if bits >= 16:
+        if value.shape != shape:
+            raise ValueError(f"`{name}` has shape {tuple(value.shape)}, the module's {shape}")
+        return value
+    scales, wanted = tensors[f"{name}{SCALES}"], Integers.scales_shape(shape, bits)
+    if value.dtype != torch.uint8 or scales.dtype != torch.float32 or scales.shape != wanted:
+        raise ValueError(f"`{name}` is not packed as {bits} bits of shape {shape}")
+    return Integers.unpacked(value, scales, shape, bits).weight()
