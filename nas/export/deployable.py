@@ -8,16 +8,19 @@ from torch import nn
 
 from nas.export.integer import integer_layer
 from nas.export.stored import store
-from nas.quantize import kernel_of, stored_bits, with_replaced
+from nas.quantize import BLOCKS, kernel_of, stored_bits, with_replaced
 
 
-def deployable(module: nn.Module) -> nn.Module:
+def deployable(module: nn.Module, *, portable: bool = False) -> nn.Module:
     """A copy of `module`, in evaluation mode, that the ONNX exporter writes at its bits; the module itself
     where it has none below 32.
 
     - 8-bit inputs: linear layers become integer kernels.
     - 4-bit weights of linear layers whose inputs fall into whole blocks: block-quantized products.
     - All other weights: kept at their bits, and turned into floats when the file is loaded.
+
+    Args:
+        portable: in operators of ONNX alone, which every runtime knows: no block-quantized products.
 
     Raises:
         ExportError: a layer whose range is not calibrated, or for which there is no kernel.
@@ -30,9 +33,10 @@ def deployable(module: nn.Module) -> nn.Module:
     for name, width in bits.items():
         prefix, _, last = name.rpartition(".")
         layer = module.get_submodule(prefix)
-        if kernel_of(layer):
+        kernel = kernel_of(layer)
+        if kernel and not (portable and kernel == BLOCKS):
             assert isinstance(layer, nn.Linear)
-            kernels[id(layer)] = integer_layer(prefix, layer, width)
+            kernels[id(layer)] = integer_layer(prefix, layer, width, portable=portable)
         else:
             store(layer, last, width)
     return with_replaced(module, kernels, lambda layer: kernels[id(layer)])

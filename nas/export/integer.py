@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.onnx.symbolic_helper import _optional_input_placeholder_tensor
 
 from nas.errors import ExportError
 from nas.layers.quantizers import (
@@ -28,8 +29,11 @@ from nas.quantize import GROUP, Integers
 FLOAT, WHOLE = 1, 4  # how MatMulNBits computes: its `accuracy_level`
 
 
-def integer_layer(name: str, layer: nn.Linear, bits: int) -> nn.Module:
+def integer_layer(name: str, layer: nn.Linear, bits: int, *, portable: bool = False) -> nn.Module:
     """A linear layer with weights of that many bits, as a kernel computes it: one of those below.
+
+    Args:
+        portable: in operators of ONNX alone.
 
     Raises:
         ExportError: a layer whose range is not calibrated, or for which there is no kernel.
@@ -41,14 +45,15 @@ def integer_layer(name: str, layer: nn.Linear, bits: int) -> nn.Module:
                 f"The range of `{name}` must be calibrated before it is exported. Extract the subnet with "
                 f"`buffers=supernet.calibrate(architecture, batches)`."
             )
-        return StaticInt8Linear(layer, quantizer)
+        return StaticInt8Linear(layer, quantizer, portable=portable)
     if bits == 8 and isinstance(quantizer, DynamicRange):
         return DynamicInt8Linear(layer)
-    if bits in (4, 8) and isinstance(quantizer, (DynamicBlocks, type(None))):
+    if bits in (4, 8) and not portable and isinstance(quantizer, (DynamicBlocks, type(None))):
         return BlockLinear(layer, bits, whole=quantizer is not None)
+    who, use = ("ONNX", "8") if portable else ("ONNX Runtime", "4 or 8")
     raise ExportError(
-        f"There must be a kernel for `{name}`, but ONNX Runtime has none for weights of {bits} bits and "
-        f"inputs of 8. Use 4 or 8 bits there, or inputs of 32."
+        f"There must be a kernel for `{name}`, but {who} has none for weights of {bits} bits and inputs of 8. "
+        f"Use {use} bits there, or inputs of 32."
     )
 
 
@@ -58,28 +63,30 @@ class StaticInt8Linear(nn.Module):
     Args:
         layer: whose weights it takes.
         quantizer: whose range it takes.
+        portable: whether ONNX gets a product of floats between `QuantizeLinear` and `DequantizeLinear`, in
+            which runtimes see one of whole numbers.
     """
 
     weight: Tensor
     scales: Tensor
-    zeros: Tensor
     scale: Tensor
     zero: Tensor
 
-    def __init__(self, layer: nn.Linear, quantizer: CalibratedRange) -> None:
+    def __init__(self, layer: nn.Linear, quantizer: CalibratedRange, *, portable: bool = False) -> None:
         super().__init__()
+        self.portable = portable
         integers = Integers.of(layer.weight, 8)
         self.register_buffer("weight", integers.values.t().contiguous())  # (in, out), as MatMul has it
         self.register_buffer("scales", integers.scales[:, 0].contiguous())
-        self.register_buffer("zeros", torch.zeros(layer.out_features, dtype=torch.int8))
         scale, zero = scale_and_zero(quantizer.low, quantizer.high)
         self.register_buffer("scale", scale.detach().clone())
         self.register_buffer("zero", zero.detach().to(torch.uint8))
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _StaticInt8.apply(x, self.scale, self.zero, self.weight, self.scales, self.zeros)
-        return y if self.bias is None else y + self.bias
+        of = _Portable if self.portable else _StaticInt8
+        y: Tensor = of.apply(x, self.scale, self.zero, self.weight, self.scales, self.bias)
+        return y
 
 
 class DynamicInt8Linear(nn.Module):
@@ -153,14 +160,28 @@ def _multiplied(x: Tensor, step: Tensor, offset: Tensor, weight: Tensor, scales:
 class _StaticInt8(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, step: Tensor, offset: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor
+        ctx: Any, x: Tensor, step: Tensor, offset: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None
     ) -> Tensor:
-        return _multiplied(x, step, offset.to(x.dtype), weight, scales)
+        y = _multiplied(x, step, offset.to(x.dtype), weight, scales)
+        return y if bias is None else y + bias
 
     @staticmethod
-    def symbolic(g: Any, x: Any, step: Any, offset: Any, weight: Any, scales: Any, zeros: Any) -> Any:
+    def symbolic(g: Any, x: Any, step: Any, offset: Any, weight: Any, scales: Any, bias: Any) -> Any:
         whole = g.op("QuantizeLinear", x, step, offset)
-        y = g.op("com.microsoft::MatMulIntegerToFloat", whole, weight, step, scales, offset, zeros)
+        zero_of_weights = _optional_input_placeholder_tensor(g)
+        y = g.op(
+            "com.microsoft::MatMulIntegerToFloat", whole, weight, step, scales, offset, zero_of_weights, bias
+        )
+        y.setType(x.type().with_sizes([*x.type().varyingSizes()[:-1], weight.type().sizes()[1]]))
+        return y
+
+
+class _Portable(_StaticInt8):
+    @staticmethod
+    def symbolic(g: Any, x: Any, step: Any, offset: Any, weight: Any, scales: Any, bias: Any) -> Any:
+        x_8 = g.op("DequantizeLinear", g.op("QuantizeLinear", x, step, offset), step, offset)
+        y = g.op("MatMul", x_8, g.op("DequantizeLinear", weight, scales, axis_i=1))
+        y = y if bias is None else g.op("Add", y, bias)
         y.setType(x.type().with_sizes([*x.type().varyingSizes()[:-1], weight.type().sizes()[1]]))
         return y
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ BATCH = "batch"
 _OPSET = 20
 
 
-def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
+def export_onnx(module: nn.Module, example: Tensor, path: Path, *, portable: bool = False) -> None:
     """Write `module` in evaluation mode, at the bits that it knows of (see `nas.export.deployable`): input
     `x`, output `y`, any batch size.
 
@@ -34,11 +35,12 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
         module: a plain module of one tensor, left as it is.
         example: an input `(B, …)`; only its shape and dtype matter.
         path: the file to write; its folder must exist.
+        portable: in operators of ONNX alone, see `nas.export.deployable`.
 
     Raises:
         ExportError: the module holds something that ONNX cannot say.
     """
-    written = deployable(module)
+    written = deployable(module, portable=portable)
     try:
         with _known_warnings_silenced():
             torch.onnx.export(
@@ -58,6 +60,26 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
             f"A subnet must consist of operations that ONNX knows (opset {_OPSET}): exporting "
             f"{type(module).__name__} to {path} failed with `{reason}`. Replace that operation."
         ) from error
+    _slim(path)
+
+
+def _slim(path: Path) -> None:
+    """Takes away what no runtime reads: names of nodes, long names of what flows between them, notes. In a
+    small model that is most of the file."""
+    model = onnx.load(path)
+    graph = model.graph
+    if any(a.HasField("g") for node in graph.node for a in node.attribute):
+        return  # graphs inside use names of this one
+    kept = {value.name for value in (*graph.initializer, *graph.input, *graph.output)} | {""}
+    short: dict[str, str] = {}
+    for node in graph.node:
+        node.ClearField("name")
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+        for names in (node.input, node.output):
+            names[:] = [n if n in kept else short.setdefault(n, f"v{len(short)}") for n in names]
+    del graph.value_info[:]
+    onnx.save(model, path)
 
 
 def check_onnx(path: Path, module: nn.Module, example: Tensor) -> float:
