@@ -161,7 +161,11 @@ def export(
     ] = None,
     device: DeviceName = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="safetensors onnx pt2; default: all.")
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="safetensors onnx pt2 onnx-portable onnx-fp32 onnx-fp16 openvino; default: the first three.",
+        ),
     ] = None,
     more_formats: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
 ) -> None:
@@ -169,6 +173,7 @@ def export(
 
     Example: nas export runs/digits --where "latency_ms<=0.1" --best accuracy
     """
+    from nas.export import DEFAULT
     from nas.rundir import RunDirectory
 
     wanted = [*(formats or ()), *(more_formats or ())]  # --format onnx pt2
@@ -189,7 +194,7 @@ def export(
     options = {"resume": True, "needs_weights": True, "path": run, "on_error": "FINISHED"}
     with phases.open_run(found, source, run.parent, **options) as opened:
         entry = chosen or phases.entry_of(opened, architecture_id, device)
-        folder = phases.export_entry(opened, entry, wanted or ("safetensors", "onnx", "pt2"))
+        folder = phases.export_entry(opened, entry, wanted or DEFAULT)
     typer.echo(f"Exported {entry['id']} to {folder}:")
     for path in sorted(folder.iterdir()):
         typer.echo(f"  {path.name:<20} {path.stat().st_size / 1e3:>9.1f} kB")

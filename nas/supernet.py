@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nas.calibration import gathering, gathers
 from nas.errors import LayoutError
+from nas.layers.choice import Bits
 from nas.layout import Layout, cut, slices, union
 from nas.quantize import AtBits, BitsOf, Quantization, bits_by_path, fake_quantize, payload_bytes
 from nas.skeleton import Build, LayoutsOf, Skeleton, by_parameter, skeleton_of
@@ -112,7 +113,7 @@ class Supernet:
             torch.no_grad(),
         ):  # what is made in inference mode cannot require any
             weights = self._weights(architecture, quantized, slices)
-            return {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+            return {n: w if w.is_inference() else w.detach().requires_grad_() for n, w in weights.items()}
 
     def _weights(
         self, architecture: Any, quantized: bool, slices: Mapping[str, Tensor] | None
@@ -216,9 +217,9 @@ class Supernet:
         """Logical shape of each parameter of a subnet."""
         return {name: layout for name, (_, layout) in self._skeleton(architecture).parameters.items()}
 
-    def parameter_bits(self, architecture: Any) -> dict[str, int]:
-        """Bits at which each parameter of a subnet is stored."""
-        return {name: bits.weight for name, bits in self._skeleton(architecture).bits.items()}
+    def parameter_bits(self, architecture: Any) -> dict[str, Bits]:
+        """Bits of each parameter of a subnet, and of the inputs of its layer."""
+        return dict(self._skeleton(architecture).bits)
 
     # --- the bank as a value ---------------------------------------------------------------------
 

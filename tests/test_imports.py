@@ -41,6 +41,7 @@ ONLY_IN = {
     "optuna": ["nas/searchers/tpe.py", "nas/cluster/tuning.py", "nas/phases/tune.py"],
     "pymoo": ["nas/searchers/evolution.py", "nas/pareto.py"],
     "onnx": ["nas/export/"],
+    "openvino": ["nas/export/formats.py"],
     "onnxruntime": ["nas/export/", "nas/devices/runtimes.py"],
     "plotly": ["nas/report/", "dashboards/"],
     "matplotlib": ["nas/report/", "experiments/benchmarks/"],

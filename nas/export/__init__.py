@@ -1,6 +1,8 @@
 """Exports: a subnet as files that run without `nas`."""
 
-from nas.export.model_card import card
-from nas.export.subnet import FORMATS, TOLERANCE, export_subnet
+from nas.export.checks import Check, Evidence
+from nas.export.formats import DEFAULT, FORMATS
+from nas.export.model_card import cards
+from nas.export.subnet import export_subnet
 
-__all__ = ["FORMATS", "TOLERANCE", "card", "export_subnet"]
+__all__ = ["DEFAULT", "FORMATS", "Check", "Evidence", "cards", "export_subnet"]

@@ -8,7 +8,7 @@ from torch import nn
 
 from nas.export.integer import integer_layer
 from nas.export.stored import store
-from nas.quantize import BLOCKS, kernel_of, stored_bits, with_replaced
+from nas.quantize import BLOCKS, GROUP, INTEGER_BLOCKS, kernel_of, stored_bits, with_replaced
 
 
 def deployable(module: nn.Module, *, portable: bool = False) -> nn.Module:
@@ -40,3 +40,12 @@ def deployable(module: nn.Module, *, portable: bool = False) -> nn.Module:
         else:
             store(layer, last, width)
     return with_replaced(module, kernels, lambda layer: kernels[id(layer)])
+
+
+def padding_bytes(module: nn.Module) -> int:
+    """Bytes that block-quantized products need beyond the weights, where blocks do not divide inputs."""
+    return sum(
+        layer.out_features * (-layer.in_features % GROUP) * stored_bits(layer)["weight"] // 8
+        for layer in module.modules()
+        if isinstance(layer, nn.Linear) and kernel_of(layer) == INTEGER_BLOCKS
+    )

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.onnx.symbolic_helper import _optional_input_placeholder_tensor
 
 from nas.errors import ExportError
+from nas.export.stored import store
 from nas.layers.quantizers import (
     HALF,
     CalibratedRange,
@@ -48,12 +49,13 @@ def integer_layer(name: str, layer: nn.Linear, bits: int, *, portable: bool = Fa
         return StaticInt8Linear(layer, quantizer, portable=portable)
     if bits == 8 and isinstance(quantizer, DynamicRange):
         return DynamicInt8Linear(layer)
-    if bits in (4, 8) and not portable and isinstance(quantizer, (DynamicBlocks, type(None))):
+    if portable and isinstance(quantizer, DynamicBlocks):
+        return PlainBlockLinear(layer, bits)
+    if bits in (4, 8) and isinstance(quantizer, (DynamicBlocks, type(None))):
         return BlockLinear(layer, bits, whole=quantizer is not None)
-    who, use = ("ONNX", "8") if portable else ("ONNX Runtime", "4 or 8")
     raise ExportError(
-        f"There must be a kernel for `{name}`, but {who} has none for weights of {bits} bits and inputs of 8. "
-        f"Use {use} bits there, or inputs of 32."
+        f"There must be a kernel for `{name}`, but ONNX Runtime has none for weights of {bits} bits and "
+        f"inputs of 8. Use 4 or 8 bits there, or inputs of 32."
     )
 
 
@@ -150,6 +152,33 @@ class BlockLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
+class PlainBlockLinear(nn.Module):
+    """The same numbers as `BlockLinear` with 8-bit inputs, in arithmetic on floats: there is no operator of
+    ONNX for it. Nothing is gained but that the file runs anywhere.
+
+    Args:
+        layer: whose weights it takes.
+        bits: of weights, 8 or fewer.
+    """
+
+    def __init__(self, layer: nn.Linear, bits: int) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        store(self, "weight", bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(_in_blocks(x), self.weight, self.bias)
+
+
+def _in_blocks(x: Tensor) -> Tensor:
+    """Inputs rounded to 8 bits in blocks of `GROUP`."""
+    padded = F.pad(x, (0, -x.shape[-1] % GROUP))
+    blocks = padded.reshape(*x.shape[:-1], -1, GROUP)  # `unflatten` would freeze the batch size of an export
+    step = blocks.abs().amax(-1, keepdim=True) / HALF
+    step = torch.where(step > 0, step, torch.ones_like(step))
+    return ((blocks / step).round() * step).reshape(padded.shape)[..., : x.shape[-1]]
+
+
 def _multiplied(x: Tensor, step: Tensor, offset: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """What kernels give for inputs on that scale: whole numbers are added exactly."""
     whole = torch.clamp(torch.round(x / step) + offset, 0, 255) - offset
@@ -168,11 +197,9 @@ class _StaticInt8(torch.autograd.Function):
     @staticmethod
     def symbolic(g: Any, x: Any, step: Any, offset: Any, weight: Any, scales: Any, bias: Any) -> Any:
         whole = g.op("QuantizeLinear", x, step, offset)
-        zero_of_weights = _optional_input_placeholder_tensor(g)
-        y = g.op(
-            "com.microsoft::MatMulIntegerToFloat", whole, weight, step, scales, offset, zero_of_weights, bias
-        )
-        y.setType(x.type().with_sizes([*x.type().varyingSizes()[:-1], weight.type().sizes()[1]]))
+        optional = [] if bias is None else [_optional_input_placeholder_tensor(g), bias]  # no zero of weights
+        y = g.op("com.microsoft::MatMulIntegerToFloat", whole, weight, step, scales, offset, *optional)
+        _set_type(y, x, weight.type().sizes()[1])
         return y
 
 
@@ -182,7 +209,7 @@ class _Portable(_StaticInt8):
         x_8 = g.op("DequantizeLinear", g.op("QuantizeLinear", x, step, offset), step, offset)
         y = g.op("MatMul", x_8, g.op("DequantizeLinear", weight, scales, axis_i=1))
         y = y if bias is None else g.op("Add", y, bias)
-        y.setType(x.type().with_sizes([*x.type().varyingSizes()[:-1], weight.type().sizes()[1]]))
+        _set_type(y, x, weight.type().sizes()[1])
         return y
 
 
@@ -203,17 +230,17 @@ class _Blocks(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, packed: Tensor, scales: Tensor, weight: Tensor, bits: int, level: int
     ) -> Tensor:
-        if level == WHOLE:
-            blocks = F.pad(x, (0, -x.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
-            step = blocks.abs().amax(-1, keepdim=True) / HALF
-            step = torch.where(step > 0, step, torch.ones_like(step))
-            x = ((blocks / step).round() * step).flatten(-2)[..., : x.shape[-1]]
-        return x @ weight.t()
+        return (_in_blocks(x) if level == WHOLE else x) @ weight.t()
 
     @staticmethod
     def symbolic(g: Any, x: Any, packed: Any, scales: Any, weight: Any, bits: int, level: int) -> Any:
         out, inputs = weight.type().sizes()
         sizes = {"K_i": inputs, "N_i": out, "bits_i": bits, "block_size_i": GROUP, "accuracy_level_i": level}
         y = g.op("com.microsoft::MatMulNBits", x, packed, scales, **sizes)
-        y.setType(x.type().with_sizes([*x.type().varyingSizes()[:-1], out]))
+        _set_type(y, x, out)
         return y
+
+
+def _set_type(y: Any, x: Any, width: int) -> None:
+    """That of x but for the last axis; how many come, nobody knows."""
+    y.setType(x.type().with_sizes([None, *x.type().varyingSizes()[1:-1], width]))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor
 
+from nas.export.checks import Check
+from nas.export.formats import FORMATS
+from nas.layers.choice import Bits
+
 _LIMITS = """\
-- `model.onnx` holds the quantized values as float32: it answers as the quantized subnet does, but is
-  no smaller and no faster for it. In this version latency does not depend on the bits.
-- Bytes are the payload of the weights packed at the bits below, not the size of a file here.
+- Bytes of weights are those at the bits below, scales included; a file has its graph besides.
+- Only linear layers have kernels of few bits: weights of others are kept at their bits, and turned into
+  floats when a file is loaded. So are 8-bit weights behind inputs of 32 bits: they save bytes and no time.
 - `model.pt2` runs with `torch.export.load("model.pt2").module()`, which unpickles: load it only where
   you trust who made it.
 """
@@ -36,20 +41,22 @@ def card(
     entry: Mapping[str, Any],
     *,
     run: Mapping[str, Any],
-    bits: Mapping[str, int],
+    bits: Mapping[str, Bits],
     example: Tensor,
     device: str | None = None,
     preparation: str = "prepared as in training",
+    checks: Sequence[Check] = (),
 ) -> str:
     """Markdown for one verified subnet.
 
     Args:
         entry: its entry of front.json.
         run: experiment.json of the run: `name`, `seed`, `versions` and the fingerprint of the `data`.
-        bits: bits per weight matrix, `{name: bits}`.
+        bits: of each weight matrix and of the inputs of its layer, by name.
         example: an input `(B, …)`; its shape and dtype go into the example code.
         device: the device in words, see `Profile.describe`; default: its name.
         preparation: in words, what is done to raw inputs, see `Task.preparation`.
+        checks: how the files fared.
     """
     quality = _quality_name(entry)
     unit = next((o["unit"] for o in run.get("objectives", ()) if o["name"] == quality), "")
@@ -73,10 +80,14 @@ def card(
         "## Run it\n",
         run_code,
         _FIXED_BATCH,
+        *(("## Files\n", _checks_table(checks), _HOW_CHECKED) if checks else ()),
         "## Limits\n",
         _LIMITS,
         "## Bits per layer\n",
-        _table(("weights", "bits"), [(f"`{path}`", str(b)) for path, b in merged(bits)]),
+        _table(
+            ("weights", "bits", "bits of inputs"),
+            [(f"`{path}`", str(of.weight), str(of.activation)) for path, of in merged(bits)],
+        ),
         "Parameters that are not listed, such as biases and norms, have 32 bits.\n",
         "## Made from\n",
         _table(("", ""), _origin_rows(entry, run)),
@@ -84,17 +95,68 @@ def card(
     return "\n".join(sections)
 
 
-def merged(bits: Mapping[str, int]) -> list[tuple[str, int]]:
+def cards(
+    entry: Mapping[str, Any], *, run: Mapping[str, Any], bits: Mapping[str, Bits], **settings: Any
+) -> Callable[[Sequence[Check]], dict[str, str]]:
+    """Of the checks of files, card.md and, for programs, card.json; arguments as of `card`."""
+
+    def made(checks: Sequence[Check]) -> dict[str, str]:
+        data = {
+            "entry": entry,
+            "run": {name: run.get(name) for name in ("name", "seed", "data", "versions", "machine")},
+            "bits": {name: {"weight": of.weight, "input": of.activation} for name, of in bits.items()},
+            "preparation": settings.get("preparation"),
+            "device": settings.get("device"),
+            "files": [found.to_json() for found in checks],
+        }
+        text = card(entry, run=run, bits=bits, checks=checks, **settings)
+        return {"card.md": text, "card.json": json.dumps(data, indent=2) + "\n"}
+
+    return made
+
+
+_HOW_CHECKED = """\
+Before they were handed out, all files were run on inputs of *select* in batches as the device gets them, and
+held against what the subnet answers in the supernet (files of floats: what it answers with its inputs
+unrounded). Differences are relative to the largest output.
+"""
+
+
+def _checks_table(checks: Sequence[Check]) -> str:
+    def row(found: Check) -> tuple[str, ...]:
+        of = FORMATS[found.format]
+        weights = f"{found.weight_bytes:,}" if found.weight_bytes is not None else ""
+        predicted = f" (predicted {found.predicted_bytes:,})" if found.predicted_bytes is not None else ""
+        metric = "" if found.metric is None else f"{found.metric[2]:.2f} ({found.metric[1]:.2f})"
+        return (
+            f"`{of.file}`",
+            of.about,
+            f"{found.agreement:.2f} % of {found.inputs}",
+            metric,
+            f"{found.median:.1e}, {found.largest:.1e}",
+            f"{found.file_bytes:,}",
+            weights + predicted,
+        )
+
+    metric = next((found.metric[0] for found in checks if found.metric), "metric")
+    head = ("file", "what", "same answer", f"{metric} (subnet)", "difference: median, largest", "bytes")
+    return _table((*head, "of weights"), [row(found) for found in checks])
+
+
+V = TypeVar("V", bound=Hashable)
+
+
+def merged(bits: Mapping[str, V]) -> list[tuple[str, V]]:
     """Bits by the shortest paths under which all agree: `stages.0.*` stands for a whole stage."""
     return _merged("", {tuple(name.split(".")): b for name, b in bits.items()})
 
 
-def _merged(path: str, bits: Mapping[tuple[str, ...], int]) -> list[tuple[str, int]]:
+def _merged(path: str, bits: Mapping[tuple[str, ...], V]) -> list[tuple[str, V]]:
     if () in bits:
         return [(path, bits[()])]
     if len(bits) > 1 and len(set(bits.values())) == 1:
         return [(f"{path}.*" if path else "*", next(iter(bits.values())))]
-    rows: list[tuple[str, int]] = []
+    rows: list[tuple[str, V]] = []
     for head in dict.fromkeys(name[0] for name in bits):
         below = {name[1:]: b for name, b in bits.items() if name[0] == head}
         rows += _merged(f"{path}.{head}" if path else head, below)

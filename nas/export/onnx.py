@@ -114,12 +114,23 @@ def check_onnx(path: Path, module: nn.Module, example: Tensor) -> float:
     return float(np.max(differences) / np.maximum(np.max(scales), np.finfo(np.float32).tiny))
 
 
-def _run(path: Path, x: np.ndarray) -> np.ndarray:
+def onnx_session(path: Path) -> onnxruntime.InferenceSession:
+    """The file, loaded on the CPU."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # a failure is raised; its text need not also be printed
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def in_half_precision(path: Path) -> None:
+    """Makes the file one of half precision inside; input and output stay float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # slow to import
+
+    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
+
+
+def _run(path: Path, x: np.ndarray) -> np.ndarray:
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        (y,) = session.run(["y"], {"x": x})
+        (y,) = onnx_session(path).run(["y"], {"x": x})
     except Exception as error:  # ONNX Runtime's errors share no base class of their own
         reason = str(error).splitlines()[0]
         raise ExportError(

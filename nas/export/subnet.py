@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from nas.architecture import from_json
 from nas.errors import ExportError, NasError
-from nas.export.archive import export_archive
-from nas.export.onnx import check_onnx, export_onnx
-from nas.export.packed import load_packed, save_packed
+from nas.export.checks import Check, Evidence, check
+from nas.export.formats import DEFAULT, format_of
+from nas.export.packed import load_packed
 
-FORMATS = ("safetensors", "onnx", "pt2")
-TOLERANCE = 1e-4
-"""Largest difference of an ONNX file from its module, relative to the largest output."""
+Cards = Callable[[Sequence[Check]], Mapping[str, str]]
+"""Texts of files, by name, from how the files of weights fared."""
 
 
 def export_subnet(
@@ -29,38 +28,46 @@ def export_subnet(
     example: Tensor,
     folder: Path,
     *,
-    formats: Sequence[str] = FORMATS,
-    card: str,
-) -> None:
-    """Write architecture.json, card.md and a file per format into `folder`, all or nothing.
+    formats: Sequence[str] = DEFAULT,
+    cards: Cards,
+    evidence: Evidence | None = None,
+) -> list[Check]:
+    """Write architecture.json, cards and a file per format into `folder`, all or nothing; each file is run
+    and held against the subnet's answers first.
 
     The files are written beside `folder` and renamed into place, so that a reader meets a whole
     export or none; an earlier export at the same place is replaced.
 
     Args:
-        module: the extracted subnet, quantized weights as float.
+        module: the extracted subnet, its weights rounded, its ranges calibrated.
         architecture: its JSON, from which `build` makes the same module again.
         example: an input `(B, …)`; only its shape and dtype matter.
         folder: where the export will stand; parents are made.
         formats: which of `FORMATS`.
-        card: the text of card.md, see `nas.export.card`.
+        cards: makes the cards, see `nas.export.model_card`.
+        evidence: inputs as they will come, with the subnet's answers in the supernet; default: random ones,
+            with the module's own.
 
     Raises:
-        ExportError: an unknown format, a module that cannot be exported, or an ONNX file whose
-            output differs from the module's by more than `TOLERANCE`.
+        ExportError: an unknown format, a module that cannot be exported, or a file whose answers differ from
+            the subnet's by more than the laws of `nas.export.checks` allow.
     """
-    unknown = sorted(set(formats) - set(FORMATS))
-    if unknown:
-        raise ExportError(f"An export format must be one of {', '.join(FORMATS)}: got {', '.join(unknown)}.")
+    chosen = [format_of(name) for name in dict.fromkeys(formats)]
+    evidence = evidence or Evidence.random(module, example)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:
         (draft / "architecture.json").write_text(json.dumps(architecture, indent=2) + "\n")
-        (draft / "card.md").write_text(card)
-        _write_formats(module, example, draft, formats)
+        checks = []
+        for of in chosen:
+            of.write(module, example, draft / of.file)
+            checks.append(check(of, draft / of.file, module, evidence))
+        for name, text in cards(checks).items():
+            (draft / name).write_text(text)
         _replace(folder, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    return checks
 
 
 def load_subnet(
@@ -86,23 +93,6 @@ def load_subnet(
             f"cannot be loaded: {str(error).splitlines()[0]}"
         ) from error
     return module
-
-
-def _write_formats(module: nn.Module, example: Tensor, folder: Path, formats: Sequence[str]) -> None:
-    if "safetensors" in formats:
-        save_packed(module, folder / "model.safetensors")
-    if "pt2" in formats:
-        export_archive(module, example, folder / "model.pt2")
-    if "onnx" in formats:
-        path = folder / "model.onnx"
-        export_onnx(module, example, path)
-        difference = check_onnx(path, module, example)
-        if not difference <= TOLERANCE:  # so written that nan is refused as well
-            raise ExportError(
-                f"An ONNX file must repeat its module to {TOLERANCE:g} of the largest output: "
-                f"{type(module).__name__} differs by {difference:.2g}. Nothing was exported; "
-                "export `safetensors` or `pt2`, and look for an operation that ONNX rounds anew."
-            )
 
 
 def _replace(folder: Path, draft: Path) -> None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from nas.errors import ExportError, RunError
 from nas.evaluation import statistics
-from nas.export.model_card import card
-from nas.export.subnet import FORMATS, export_subnet
+from nas.export import DEFAULT, Evidence, cards, export_subnet
 from nas.objectives import Objective
 from nas.phases.finetune import deployed
 from nas.phases.run import Run
 from nas.phases.verify import Entry, find_trial, verify_trials
 from nas.reading import architecture_of, read_run
+from nas.supernet import Supernet
+from nas.tasks import Batch, Task
+from nas.threads import cpu_threads
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -103,7 +108,7 @@ def entries_where(
     return meets
 
 
-def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Path:
+def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Path:
     """Writes the subnet of a verified point into `exports/ID`, with its card. Returns the folder."""
     if entry["weights"] != run.weights:
         raise ExportError(
@@ -115,23 +120,46 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = FORMATS) -> Pa
     bits = run.supernet.parameter_bits(architecture)
     weights = deployed(run, architecture)
     buffers = statistics(weights, architecture, run.experiment.task)
+    device = run.experiment.device(entry["device"])
     export_subnet(
         weights.extract(architecture, buffers=buffers),
         entry["architecture"],
         run.experiment.example(2),
         folder,
         formats=formats,
-        card=card(
+        evidence=_evidence(weights, architecture, buffers, run.experiment.task, device.batch),
+        cards=cards(
             entry,
             run=run.directory.read(),
             bits={name: b for name, b in bits.items() if name in run.supernet.matrices()},
             example=run.experiment.example(1),
-            device=run.profile(run.experiment.device(entry["device"])).describe(),
+            device=run.profile(device).describe(),
             preparation=run.experiment.task.preparation,
         ),
     )
     run.tracker.artifact(folder / "card.md")
     return folder
+
+
+MOST_INPUTS = 2000
+"""Of *select*, that every file is run on."""
+
+
+def _evidence(
+    supernet: Supernet, architecture: Any, buffers: Mapping[str, Tensor], task: Task, size: int
+) -> Evidence:
+    """Inputs of *select* in batches of `size`, with the subnet's answers in the supernet."""
+    batches: list[Batch] = []
+    for batch in task.batches("select"):
+        (inputs,) = batch.inputs
+        whole = len(inputs) - len(inputs) % size
+        parts = zip(inputs[:whole].split(size), batch.targets[:whole].split(size), strict=True)
+        batches += [Batch((x,), targets) for x, targets in parts]
+        if len(batches) * size >= MOST_INPUTS:
+            break
+    with torch.inference_mode(), cpu_threads(1):
+        answers = [supernet(architecture, *batch.inputs, buffers=buffers) for batch in batches]
+    return Evidence(batches, answers, task)
 
 
 def entry_of(run: Run, architecture_id: str, device: str | None) -> Entry:

@@ -81,6 +81,15 @@ def in_floats(module: nn.Module) -> nn.Module:
     return with_replaced(module, ids, _plain)
 
 
+def without_bits(module: nn.Module) -> nn.Module:
+    """A copy that knows of no bits: its weights are the same numbers, as floats."""
+    module = copy.deepcopy(in_floats(module))
+    for inner in module.modules():
+        if hasattr(inner, _NOTE):
+            delattr(inner, _NOTE)
+    return module
+
+
 def _plain(layer: nn.Module) -> nn.Module:
     assert isinstance(layer, QuantizedLinear)
     plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from export.nets import trained
 
-from nas.export import card
-from nas.export.model_card import merged
+from nas.export import FORMATS, Check, cards
+from nas.export.model_card import card, merged
 from nas.export.onnx import export_onnx
+from nas.layers import Bits
 
 ENTRY: dict[str, Any] = {
     "id": "0123456789ab",
@@ -39,7 +41,13 @@ RUN = {
     "versions": {"torch": "2.13.0", "onnxruntime": "1.31.1"},
     "objectives": [{"name": "accuracy", "unit": "%", "direction": "maximize"}],
 }
-BITS = {"stem.weight": 8, "blocks.0.q.weight": 4, "blocks.0.v.weight": 4, "blocks.1.q.weight": 8}
+BITS = {
+    "stem.weight": Bits(8),
+    "blocks.0.q.weight": Bits(4),
+    "blocks.0.v.weight": Bits(4),
+    "blocks.1.q.weight": Bits(8, 8),
+}
+CHECK = Check("onnx", 180, 1, 3.2e-3, 1.5e-7, 99.44, ("accuracy", 96.67, 97.22), 45_678, 12_222, 12_345)
 
 
 def made(entry: dict[str, Any] = ENTRY, **settings: Any) -> str:
@@ -68,9 +76,26 @@ def test_every_figure_stands_with_how_it_was_measured() -> None:
 
 def test_limits_are_stated() -> None:
     text = " ".join(made().split())
-    assert "holds the quantized values as float32" in text
-    assert "latency does not depend on the bits" in text
-    assert "payload of the weights packed at the bits" in text
+    assert "Only linear layers have kernels of few bits" in text
+    assert "they save bytes and no time" in text
+
+
+def test_files_stand_with_how_they_fared() -> None:
+    text = made(checks=[CHECK])
+    assert "| file | what | same answer | accuracy (subnet) |" in text
+    row = "| 99.44 % of 180 | 97.22 (96.67) | 1.5e-07, 3.2e-03 | 45,678 | 12,222 (predicted 12,345) |"
+    assert f"{FORMATS['onnx'].about} {row}" in text
+    assert "`model.onnx`" in text
+
+
+def test_programs_get_the_same_as_json() -> None:
+    made = cards(ENTRY, run=RUN, bits=BITS, example=torch.rand(2, 1, 4, 4))([CHECK])
+    assert set(made) == {"card.md", "card.json"}
+    data = json.loads(made["card.json"])
+    assert data["entry"] == ENTRY
+    assert data["bits"]["blocks.1.q.weight"] == {"weight": 8, "input": 8}
+    assert data["files"] == [json.loads(json.dumps(CHECK.to_json()))]
+    assert data["files"][0]["agreement"] == 99.44
 
 
 def test_figures_that_were_not_asked_for_may_lack() -> None:
@@ -105,9 +130,10 @@ def test_its_code_runs_the_onnx_file(tmp_path: Path) -> None:
 
 def test_bits_are_merged_along_paths() -> None:
     assert merged(BITS) == [
-        ("stem.weight", 8),
-        ("blocks.0.*", 4),
-        ("blocks.1.q.weight", 8),
+        ("stem.weight", Bits(8)),
+        ("blocks.0.*", Bits(4)),
+        ("blocks.1.q.weight", Bits(8, 8)),
     ]
+    assert "| `blocks.1.q.weight` | 8 | 8 |" in made()
     assert merged(dict.fromkeys(BITS, 4)) == [("*", 4)]
     assert merged({}) == []

@@ -48,7 +48,14 @@ def subnet(how: Quantization = Quantization()) -> nn.Module:
 
 
 def exported(folder: Path) -> Path:
-    export_subnet(subnet(), to_json(ARCHITECTURE), IMAGES, folder, formats=("safetensors",), card="")
+    export_subnet(
+        subnet(),
+        to_json(ARCHITECTURE),
+        IMAGES,
+        folder,
+        formats=("safetensors",),
+        cards=lambda checks: {"card.md": ""},
+    )
     return folder
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nas.errors import ExportError
-from nas.export import export_subnet, subnet
+from nas.export import FORMATS, Check, export_subnet
 
 ARCHITECTURE = {"type": "Net", "width": 8}
 X = torch.rand(2, 1, 4, 4)
@@ -40,8 +43,12 @@ np.savez("answers.npz", onnx=onnx, pt2=pt2)
 
 
 def exported(folder: Path, module: nn.Module | None = None, **settings: object) -> Path:
-    export_subnet(module or trained(), ARCHITECTURE, X, folder, card="# Card\n", **settings)  # type: ignore[arg-type]
+    export_subnet(module or trained(), ARCHITECTURE, X, folder, cards=card, **settings)  # type: ignore[arg-type]
     return folder
+
+
+def card(checks: Sequence[Check]) -> dict[str, str]:
+    return {"card.md": " ".join(found.format for found in checks)}
 
 
 def names(folder: Path) -> list[str]:
@@ -98,18 +105,22 @@ def test_a_failed_export_leaves_the_one_before_it(tmp_path: Path) -> None:
     assert names(tmp_path) == ["abc"]
 
 
-def test_a_file_that_differs_is_refused_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoilt(module: nn.Module, example: Tensor, path: Path) -> None:
-        with torch.no_grad():
-            module.head.bias.add_(0.01)  # type: ignore[union-attr, operator]
-        original(module, example, path)
-        with torch.no_grad():
-            module.head.bias.sub_(0.01)  # type: ignore[union-attr, operator]
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_that_differs_is_refused_with_numbers(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = FORMATS[name]
 
-    original = subnet.export_onnx
-    monkeypatch.setattr(subnet, "export_onnx", spoilt)
-    with pytest.raises(ExportError, match=r"0\.0001 of the largest output: Windows differs by 0\.0"):
-        exported(tmp_path / "abc")
+    def spoilt(module: nn.Module, example: Tensor, path: Path) -> None:
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            other.head.bias.add_(torch.arange(10) * 0.1)  # type: ignore[union-attr, operator]
+        of.write(other, example, path)
+
+    monkeypatch.setitem(FORMATS, name, replace(of, write=spoilt))
+    message = r"must answer as the subnet does, but the largest difference is \S+ of the largest output"
+    with pytest.raises(ExportError, match=message):
+        exported(tmp_path / "abc", formats=(name,))
     assert names(tmp_path) == []
 
 
@@ -117,10 +128,12 @@ def test_an_output_that_is_no_number_is_refused(tmp_path: Path) -> None:
     module = trained()
     with torch.no_grad():
         module.head.bias[0] = float("nan")
-    with pytest.raises(ExportError, match="differs by nan"):
+    with pytest.raises(ExportError, match="largest difference is nan"):
         exported(tmp_path / "abc", module, formats=("onnx",))
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="one of safetensors, onnx, pt2: got tflite"):
+    with pytest.raises(
+        ExportError, match=r"one of safetensors, onnx, onnx-portable, .*, openvino: got tflite"
+    ):
         exported(tmp_path / "abc", formats=("tflite",))

@@ -1,0 +1,192 @@
+"""What an exported file is held against before it is handed out: what the subnet answered in the supernet."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.errors import ExportError
+from nas.export.formats import Answer, Format
+from nas.layers.quantizers import QuantizedLinear
+from nas.quantize import in_floats, payload_bytes, stored_bits
+from nas.tasks import Batch, Tally, Task
+
+AGREEMENT = 99.0
+"""Percent of inputs to which a file must give the same answer."""
+POINTS = 0.3
+"""By which the metric of a file may differ, in percent."""
+MEDIAN = 5e-3
+"""Median difference, relative to the largest output, of a file whose layers round their inputs: one that lies
+between two numbers may fall to either side, so the largest difference says nothing."""
+BYTES = 0.02
+"""Share by which weights in a file may exceed what was predicted. They take less where an exporter folds a
+norm into a convolution, or writes equal ones once."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Batches of inputs as they will come, and the subnet's answers.
+
+    Attributes:
+        batches: of equal size, that of deployment.
+        answers: for each.
+        task: whose metric is compared; None: none is.
+    """
+
+    batches: Sequence[Batch]
+    answers: Sequence[Tensor]
+    task: Task | None = None
+
+    @classmethod
+    def random(cls, module: nn.Module, example: Tensor, count: int = 16) -> Evidence:
+        """Random inputs like `example` (B, …), with the answers of `module` itself: for want of better."""
+        generator = torch.Generator().manual_seed(0)
+        module = copy.deepcopy(module).eval()
+        inputs = [torch.rand(example.shape, generator=generator).to(example.dtype) for _ in range(count)]
+        with torch.inference_mode():
+            answers = [module(x) for x in inputs]
+        return cls([Batch((x,), torch.zeros(len(x))) for x in inputs], answers)
+
+
+@dataclass(frozen=True)
+class Check:
+    """How a file fared.
+
+    Attributes:
+        format: its name.
+        inputs, batch: how many it was asked, in batches of that size.
+        largest, median: differences of outputs, relative to the largest output.
+        agreement: percent of inputs with the same highest output.
+        metric: name, the subnet's value, the file's; none where there is no task.
+        file_bytes: of all files of the format.
+        weight_bytes, predicted_bytes: of weights; None where a format does not tell.
+    """
+
+    format: str
+    inputs: int
+    batch: int
+    largest: float
+    median: float
+    agreement: float
+    metric: tuple[str, float, float] | None
+    file_bytes: int
+    weight_bytes: int | None
+    predicted_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def check(of: Format, path: Path, module: nn.Module, evidence: Evidence) -> Check:
+    """Runs the file at `path` on the evidence.
+
+    What a format without bits is held against is the subnet without them.
+
+    Raises:
+        ExportError: it does not run, or differs by more than the laws above allow; with the numbers.
+    """
+    rounds = any(isinstance(m, QuantizedLinear) for m in module.modules())
+    if rounds and of.bits is not None:
+        plain = in_floats(module)
+        with torch.inference_mode():
+            evidence = replace(evidence, answers=[plain(b.inputs[0]) for b in evidence.batches])
+        rounds = False
+    found = _compared(of, path, module, evidence)
+    if problems := _problems(of, found, rounds):
+        raise ExportError(
+            f"{path.name} must answer as the subnet does, but {'; '.join(problems)} ({found.inputs} inputs "
+            f"in batches of {found.batch}). Nothing was exported; leave {of.name} out with --format, or look "
+            f"for an operation that its runtime computes otherwise."
+        )
+    return found
+
+
+def _problems(of: Format, found: Check, rounds: bool) -> list[str]:
+    problems = []
+    kind, value, law = (
+        ("median", found.median, MEDIAN) if rounds else ("largest", found.largest, of.tolerance)
+    )
+    if not value <= law:  # so written that nan is refused as well
+        problems.append(f"the {kind} difference is {value:.2g} of the largest output, above {law:g}")
+    one = 100 / found.inputs
+    if not found.agreement >= min(AGREEMENT, 100 - one):
+        problems.append(f"it gives the same answer to {found.agreement:.2f} %, below {AGREEMENT:g} %")
+    if found.metric:
+        name, ours, theirs = found.metric
+        if not abs(ours - theirs) <= max(POINTS, one):
+            problems.append(f"its {name} is {theirs:.2f} and not {ours:.2f}")
+    held, predicted = found.weight_bytes, found.predicted_bytes
+    if held is not None and predicted and held / predicted - 1 > BYTES:
+        problems.append(f"its weights take {held:,} bytes, predicted were {predicted:,}")
+    return problems
+
+
+def _compared(of: Format, path: Path, module: nn.Module, evidence: Evidence) -> Check:
+    batch = len(evidence.batches[0].inputs[0])
+    differences, same = [], []
+    ours, theirs = Tally(), Tally()
+    try:
+        answer = of.load(path, module)
+        _require_free_batch(path, answer, evidence.batches[0].inputs[0])
+        for given, wanted in zip(evidence.batches, evidence.answers, strict=True):
+            got = torch.from_numpy(answer(given.inputs[0].numpy()))
+            if got.shape != wanted.shape:
+                raise ExportError(
+                    f"{path.name} must return what the module returns, {tuple(wanted.shape)}: got "
+                    f"{tuple(got.shape)}."
+                )
+            differences.append((got.double() - wanted.double()).abs().flatten())
+            same.append((got.argmax(-1) == wanted.argmax(-1)).flatten())
+            if evidence.task:
+                name = evidence.task.metric.name
+                ours += evidence.task.tallies(wanted, given)[name]
+                theirs += evidence.task.tallies(got, given)[name]
+    except ExportError:
+        raise
+    except Exception as error:  # runtimes raise what they like
+        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        raise ExportError(f"{path.name} must run for batches of {batch}, but: {reason}") from error
+    largest = max(float(wanted.abs().max()) for wanted in evidence.answers)
+    apart = torch.cat(differences) / max(largest, float(np.finfo(np.float32).tiny))
+    return Check(
+        of.name,
+        sum(len(b.inputs[0]) for b in evidence.batches),
+        batch,
+        float(apart.max()),  # nan carries on
+        float(apart.median()),
+        100 * float(torch.cat(same).double().mean()),
+        (evidence.task.metric.name, ours.mean, theirs.mean) if evidence.task else None,
+        sum((path.parent / name).stat().st_size for name in (path.name, *of.beside)),
+        of.weight_bytes(path, module) if of.weight_bytes else None,
+        predicted_bytes(module, of.bits) if of.weight_bytes else None,
+    )
+
+
+def _require_free_batch(path: Path, answer: Answer, x: Tensor) -> None:
+    for count in (1, 3):
+        some = x[:1].expand(count, *x.shape[1:]).contiguous()
+        try:
+            problem = None if (n := len(answer(some.numpy()))) == count else f"{n} outputs"
+        except Exception as error:  # runtimes raise what they like
+            problem = str(error).splitlines()[0]
+        if problem:
+            raise ExportError(
+                f"{path.name} must take any batch size, but of {count} inputs it makes: {problem}. A size "
+                f"taken from a Python number is frozen into a file; use `x.shape[0]` or -1."
+            )
+
+
+def predicted_bytes(module: nn.Module, bits: int | None = None) -> int:
+    """Of all weights at their bits, scales included; or of all at `bits`."""
+    known = stored_bits(module)
+    return sum(
+        payload_bytes(tuple(p.shape), known.get(name, 32) if bits is None else bits)
+        for name, p in module.named_parameters()
+    )

@@ -1,0 +1,225 @@
+"""The files that a subnet is handed out as: how each is written, and how it is run to be checked."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from nas.errors import ExportError
+from nas.export.archive import export_archive
+from nas.export.deployable import padding_bytes
+from nas.export.onnx import export_onnx, in_half_precision, onnx_session
+from nas.export.packed import load_packed, save_packed
+from nas.quantize import in_floats, without_bits
+
+Answer = Callable[[np.ndarray], np.ndarray]
+"""From a batch of inputs to the outputs for them."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to hand out a subnet.
+
+    Attributes:
+        name: what `--format` calls it.
+        file, beside: names in the folder of an export.
+        about: in words, for the card.
+        write: of a module, an example `(B, …)` and the path of the file.
+        load: of the path and the module, gives what answers batches.
+        tolerance: largest difference to the module's answers, relative to the largest, that rounding inside
+            the runtime may make.
+        weight_bytes: of the path and the module, bytes that weights take in the file; None: not told apart
+            from the rest.
+        bits: at which all weights are kept, whatever those of the subnet; inputs of layers are not rounded
+            then.
+        package: which it needs beside what is installed anyway.
+    """
+
+    name: str
+    file: str
+    about: str
+    write: Callable[[nn.Module, Tensor, Path], None]
+    load: Callable[[Path, nn.Module], Answer]
+    tolerance: float = 1e-4
+    weight_bytes: Callable[[Path, nn.Module], int] | None = None
+    bits: int | None = None
+    package: str | None = None
+    beside: tuple[str, ...] = ()
+
+    def require(self) -> None:
+        """Raises ExportError where its package is missing."""
+        if self.package and importlib.util.find_spec(self.package) is None:
+            raise ExportError(
+                f"`--format {self.name}` needs the package {self.package}, which is not installed: "
+                f'pip install "nas[{self.package}]".'
+            )
+
+
+# --- safetensors ----------------------------------------------------------------------------------
+
+
+def _write_safetensors(module: nn.Module, _: Tensor, path: Path) -> None:
+    save_packed(module, path)
+
+
+def _load_safetensors(path: Path, module: nn.Module) -> Answer:
+    blank = copy.deepcopy(in_floats(module))
+    with torch.no_grad():
+        for value in blank.state_dict().values():
+            value.zero_()  # what the file does not hold must show
+    return _of_torch(load_packed(blank, path).eval())
+
+
+def _safetensors_bytes(path: Path, module: nn.Module) -> int:
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    parameters = dict(module.named_parameters(remove_duplicate=False)).keys()
+    buffers = [value for name, value in module.state_dict().items() if name not in parameters]
+    return path.stat().st_size - 8 - header - sum(b.numel() * b.element_size() for b in buffers)
+
+
+# --- torch.export ---------------------------------------------------------------------------------
+
+
+def _load_archive(path: Path, module: nn.Module) -> Answer:
+    return _of_torch(torch.export.load(path).module())  # written by this very process
+
+
+def _of_torch(module: nn.Module) -> Answer:
+    def answer(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            y: np.ndarray = module(torch.from_numpy(x)).numpy()
+        return y
+
+    return answer
+
+
+# --- ONNX -----------------------------------------------------------------------------------------
+
+
+def _write_portable(module: nn.Module, example: Tensor, path: Path) -> None:
+    export_onnx(module, example, path, portable=True)
+
+
+def _write_floats(module: nn.Module, example: Tensor, path: Path) -> None:
+    export_onnx(without_bits(module), example, path)
+
+
+def _write_half(module: nn.Module, example: Tensor, path: Path) -> None:
+    _write_floats(module, example, path)
+    in_half_precision(path)
+
+
+def _load_onnx(path: Path, module: nn.Module) -> Answer:
+    session = onnx_session(path)
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run(["y"], {"x": x})[0])
+
+    return answer
+
+
+def _onnx_bytes(path: Path, module: nn.Module) -> int:
+    return _held_bytes(path, module) - padding_bytes(module)
+
+
+def _held_bytes(path: Path, module: nn.Module) -> int:
+    return sum(onnx.numpy_helper.to_array(t).nbytes for t in onnx.load(path).graph.initializer)
+
+
+# --- OpenVINO -------------------------------------------------------------------------------------
+
+
+def _write_openvino(module: nn.Module, example: Tensor, path: Path) -> None:
+    import openvino
+
+    portable = path.with_suffix(".onnx")
+    export_onnx(module, example, portable, portable=True)
+    openvino.save_model(openvino.convert_model(portable), path, compress_to_fp16=False)
+    portable.unlink()
+
+
+def _load_openvino(path: Path, module: nn.Module) -> Answer:
+    import openvino
+
+    floats = {"INFERENCE_PRECISION_HINT": "f32"}  # its default may be bfloat16
+    model = openvino.Core().compile_model(path, "CPU", floats)
+    return lambda x: np.asarray(model(x)[0])
+
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format(
+            "safetensors",
+            "model.safetensors",
+            "weights packed at their bits, for PyTorch and this package",
+            _write_safetensors,
+            _load_safetensors,
+            1e-5,
+            _safetensors_bytes,
+        ),
+        Format(
+            "onnx",
+            "model.onnx",
+            "for ONNX Runtime, at the bits below: integer kernels and block-quantized products",
+            export_onnx,
+            _load_onnx,
+            weight_bytes=_onnx_bytes,
+        ),
+        Format(
+            "onnx-portable",
+            "portable.onnx",
+            "the same in operators of ONNX alone, for other runtimes",
+            _write_portable,
+            _load_onnx,
+            weight_bytes=_held_bytes,
+        ),
+        Format(
+            "onnx-fp32",
+            "fp32.onnx",
+            "weights and inputs of layers as floats",
+            _write_floats,
+            _load_onnx,
+            weight_bytes=_held_bytes,
+            bits=32,
+        ),
+        Format(
+            "onnx-fp16",
+            "fp16.onnx",
+            "weights and arithmetic in half precision, where the runtime has it",
+            _write_half,
+            _load_onnx,
+            2e-2,
+            weight_bytes=_held_bytes,
+            bits=16,
+        ),
+        Format("pt2", "model.pt2", "for `torch.export.load`, in floats", export_archive, _load_archive),
+        Format(
+            "openvino",
+            "openvino.xml",
+            "for OpenVINO, beside openvino.bin",
+            _write_openvino,
+            _load_openvino,
+            package="openvino",
+            beside=("openvino.bin",),
+        ),
+    )
+}
+DEFAULT = ("safetensors", "onnx", "pt2")
+
+
+def format_of(name: str) -> Format:
+    """Raises ExportError for an unknown one, or one whose package is missing."""
+    if name not in FORMATS:
+        raise ExportError(f"An export format must be one of {', '.join(FORMATS)}: got {name}.")
+    FORMATS[name].require()
+    return FORMATS[name]
