@@ -11,7 +11,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from nas.errors import SpaceError
@@ -101,8 +101,13 @@ def reachable_classes(template: Any) -> dict[str, type]:
     Raises:
         SpaceError: two different classes share a name, so that JSON could not tell them apart.
     """
+    return reachable_from([type(v) for v in nested(template) if dataclasses.is_dataclass(v)])
+
+
+def reachable_from(classes: Iterable[type]) -> dict[str, type]:
+    """The dataclasses in `classes` and in the annotations of their fields, by name; raises as above."""
     found: dict[str, type] = {}
-    todo = [type(v) for v in nested(template) if dataclasses.is_dataclass(v)]
+    todo = list(classes)
     while todo:
         cls = todo.pop()
         if found.get(cls.__name__, cls) is not cls:

@@ -37,7 +37,7 @@ RANK = {module: i for i, layer in enumerate(LAYERS) for module in layer}
 # Which files may import what. Everything else is for everyone.
 ONLY_IN = {
     "ray": ["nas/cluster/"],
-    "mlflow": ["nas/tracking/", "nas/phases/run.py"],
+    "mlflow": ["nas/tracking/", "nas/export/mlflow_model.py", "nas/phases/run.py"],
     "optuna": ["nas/searchers/tpe.py", "nas/cluster/tuning.py", "nas/phases/tune.py"],
     "pymoo": ["nas/searchers/evolution.py", "nas/pareto.py"],
     "onnx": ["nas/export/"],

@@ -163,10 +163,15 @@ def _compared(of: Format, path: Path, module: nn.Module, evidence: Evidence) -> 
         float(apart.median()),
         100 * float(torch.cat(same).double().mean()),
         (evidence.task.metric.name, ours.mean, theirs.mean) if evidence.task else None,
-        sum((path.parent / name).stat().st_size for name in (path.name, *of.beside)),
+        sum(_size(path.parent / name) for name in (path.name, *of.beside)),
         of.weight_bytes(path, module) if of.weight_bytes else None,
         predicted_bytes(module, of.bits) if of.weight_bytes else None,
     )
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _require_free_batch(path: Path, answer: Answer, x: Tensor) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,12 +20,28 @@ from torch import Tensor, nn
 from nas.errors import ExportError
 from nas.export.archive import export_archive
 from nas.export.deployable import padding_bytes
+from nas.export.mlflow_model import answer_of, load_mlflow, save_mlflow
 from nas.export.onnx import export_onnx, in_half_precision, onnx_session
 from nas.export.packed import load_packed, save_packed
 from nas.quantize import in_floats, without_bits
 
 Answer = Callable[[np.ndarray], np.ndarray]
 """From a batch of inputs to the outputs for them."""
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """What is handed out.
+
+    Attributes:
+        module: its weights rounded, its ranges calibrated, in evaluation mode.
+        architecture: its JSON, from which the builder makes the same module again.
+        example: inputs `(B, …)`; only their shape and dtype matter.
+    """
+
+    module: nn.Module
+    architecture: Mapping[str, Any]
+    example: Tensor
 
 
 @dataclass(frozen=True)
@@ -32,7 +52,7 @@ class Format:
         name: what `--format` calls it.
         file, beside: names in the folder of an export.
         about: in words, for the card.
-        write: of a module, an example `(B, …)` and the path of the file.
+        write: of a subnet and the path of the file, or folder.
         load: of the path and the module, gives what answers batches.
         tolerance: largest difference to the module's answers, relative to the largest, that rounding inside
             the runtime may make.
@@ -46,7 +66,7 @@ class Format:
     name: str
     file: str
     about: str
-    write: Callable[[nn.Module, Tensor, Path], None]
+    write: Callable[[Subnet, Path], None]
     load: Callable[[Path, nn.Module], Answer]
     tolerance: float = 1e-4
     weight_bytes: Callable[[Path, nn.Module], int] | None = None
@@ -66,8 +86,8 @@ class Format:
 # --- safetensors ----------------------------------------------------------------------------------
 
 
-def _write_safetensors(module: nn.Module, _: Tensor, path: Path) -> None:
-    save_packed(module, path)
+def _write_safetensors(subnet: Subnet, path: Path) -> None:
+    save_packed(subnet.module, path)
 
 
 def _load_safetensors(path: Path, module: nn.Module) -> Answer:
@@ -89,6 +109,10 @@ def _safetensors_bytes(path: Path, module: nn.Module) -> int:
 # --- torch.export ---------------------------------------------------------------------------------
 
 
+def _write_archive(subnet: Subnet, path: Path) -> None:
+    export_archive(subnet.module, subnet.example, path)
+
+
 def _load_archive(path: Path, module: nn.Module) -> Answer:
     return _of_torch(torch.export.load(path).module())  # written by this very process
 
@@ -105,16 +129,20 @@ def _of_torch(module: nn.Module) -> Answer:
 # --- ONNX -----------------------------------------------------------------------------------------
 
 
-def _write_portable(module: nn.Module, example: Tensor, path: Path) -> None:
-    export_onnx(module, example, path, portable=True)
+def _write_onnx(subnet: Subnet, path: Path) -> None:
+    export_onnx(subnet.module, subnet.example, path)
 
 
-def _write_floats(module: nn.Module, example: Tensor, path: Path) -> None:
-    export_onnx(without_bits(module), example, path)
+def _write_portable(subnet: Subnet, path: Path) -> None:
+    export_onnx(subnet.module, subnet.example, path, portable=True)
 
 
-def _write_half(module: nn.Module, example: Tensor, path: Path) -> None:
-    _write_floats(module, example, path)
+def _write_floats(subnet: Subnet, path: Path) -> None:
+    export_onnx(without_bits(subnet.module), subnet.example, path)
+
+
+def _write_half(subnet: Subnet, path: Path) -> None:
+    _write_floats(subnet, path)
     in_half_precision(path)
 
 
@@ -138,11 +166,11 @@ def _held_bytes(path: Path, module: nn.Module) -> int:
 # --- OpenVINO -------------------------------------------------------------------------------------
 
 
-def _write_openvino(module: nn.Module, example: Tensor, path: Path) -> None:
+def _write_openvino(subnet: Subnet, path: Path) -> None:
     import openvino
 
     portable = path.with_suffix(".onnx")
-    export_onnx(module, example, portable, portable=True)
+    _write_portable(subnet, portable)
     openvino.save_model(openvino.convert_model(portable), path, compress_to_fp16=False)
     portable.unlink()
 
@@ -153,6 +181,39 @@ def _load_openvino(path: Path, module: nn.Module) -> Answer:
     floats = {"INFERENCE_PRECISION_HINT": "f32"}  # its default may be bfloat16
     model = openvino.Core().compile_model(path, "CPU", floats)
     return lambda x: np.asarray(model(x)[0])
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def _write_huggingface(subnet: Subnet, path: Path) -> None:
+    _huggingface().save(subnet.module, subnet.architecture, path)
+
+
+def _load_huggingface(path: Path, module: nn.Module) -> Answer:
+    model = _huggingface().load(path, module)
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            y: np.ndarray = model(torch.from_numpy(x)).logits.numpy()
+        return y
+
+    return answer
+
+
+def _huggingface() -> Any:
+    return importlib.import_module("search_spaces.huggingface")  # brings transformers with it
+
+
+def _write_mlflow(subnet: Subnet, path: Path) -> None:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        _write_onnx(subnet, file)
+        save_mlflow(file, subnet.example, path)
+
+
+def _load_mlflow(path: Path, module: nn.Module) -> Answer:
+    return partial(answer_of, load_mlflow(path))
 
 
 FORMATS = {
@@ -171,7 +232,7 @@ FORMATS = {
             "onnx",
             "model.onnx",
             "for ONNX Runtime, at the bits below: integer kernels and block-quantized products",
-            export_onnx,
+            _write_onnx,
             _load_onnx,
             weight_bytes=_onnx_bytes,
         ),
@@ -202,7 +263,7 @@ FORMATS = {
             weight_bytes=_held_bytes,
             bits=16,
         ),
-        Format("pt2", "model.pt2", "for `torch.export.load`, in floats", export_archive, _load_archive),
+        Format("pt2", "model.pt2", "for `torch.export.load`, in floats", _write_archive, _load_archive),
         Format(
             "openvino",
             "openvino.xml",
@@ -211,6 +272,22 @@ FORMATS = {
             _load_openvino,
             package="openvino",
             beside=("openvino.bin",),
+        ),
+        Format(
+            "huggingface",
+            "huggingface",
+            "for `transformers`, in floats; `import search_spaces.huggingface` makes its class known",
+            _write_huggingface,
+            _load_huggingface,
+            1e-5,
+            package="transformers",
+        ),
+        Format(
+            "mlflow",
+            "mlflow",
+            "a folder for `mlflow models serve`, with model.onnx",
+            _write_mlflow,
+            _load_mlflow,
         ),
     )
 }

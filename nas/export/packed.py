@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -13,7 +12,7 @@ from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 
 from nas.layers.choice import Bits
-from nas.layers.quantizers import CalibratedRange, DynamicRange, QuantizedLinear
+from nas.layers.quantizers import DynamicRange, QuantizedLinear
 from nas.quantize import CALIBRATED, DYNAMIC, Integers, Quantization, at_bits, stored_bits
 
 KEY = "nas"
@@ -26,15 +25,14 @@ def save_packed(module: nn.Module, path: Path) -> None:
 
     A module without such is written as any other, under the names of its state dict.
     """
-    names = dict(module.named_parameters()).keys()  # a tied weight stands there once
-    bits = {name: of for name, of in stored_bits(module).items() if name in names}
-    if not bits:
+    header = header_of(module)
+    if header is None:
         save_model(module, str(path))
     else:
-        tensors: dict[str, Tensor] = {}
+        bits, tensors = stored_bits(module), dict[str, Tensor]()
         for name, value in _values(module).items():
             tensors |= _packed(name, value.detach().cpu(), bits.get(name, 32))
-        save_file(tensors, path, {KEY: json.dumps(_header(module, bits))})
+        save_file(tensors, path, {KEY: header})
     path.chmod(0o644)  # the library writes for its owner alone
 
 
@@ -51,17 +49,14 @@ def load_packed(module: nn.Module, path: Path) -> nn.Module:
     if header is None:
         load_model(module, str(path))
         return module
-    bits, quantization = _read(header)
-    module, by_name = at_bits(module, lambda name: bits.get(name, Bits()), quantization)
-    if unknown := sorted(bits.keys() - {name for name, of in by_name.items() if of != Bits()}):
-        raise ValueError(f"it has bits for `{unknown[0]}`, which is no weight of the module")
-    values = _values(module)
-    wanted = {*values, *(f"{name}{SCALES}" for name, of in bits.items() if of.weight < 16)}
+    module = with_header(module, header)
+    bits, values = stored_bits(module), _values(module)
+    wanted = {*values, *(f"{name}{SCALES}" for name, of in bits.items() if of < 16 and name in values)}
     if different := sorted(wanted ^ tensors.keys()):
         raise ValueError(f"`{different[0]}` is {'missing' if different[0] in wanted else 'unknown'}")
     with torch.no_grad():
         for name, value in values.items():
-            value.copy_(_unpacked(name, tensors, tuple(value.shape), bits.get(name, Bits()).weight))
+            value.copy_(_unpacked(name, tensors, tuple(value.shape), bits.get(name, 32)))
     return module
 
 
@@ -72,23 +67,38 @@ def _values(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.named_parameters()) | buffers
 
 
-def _header(module: nn.Module, bits: Mapping[str, int]) -> dict[str, Any]:
-    inputs: dict[str, str] = {}
-    images = 1
-    for name, layer in module.named_modules():
-        if isinstance(layer, QuantizedLinear):
-            inputs[f"{name}.weight" if name else "weight"] = CALIBRATED
-            if isinstance(layer.quantizer, DynamicRange):
-                images = layer.quantizer.images
-    dynamic = any(isinstance(m, DynamicRange) for m in module.modules())
-    calibrated = any(isinstance(m, CalibratedRange) for m in module.modules())
-    assert not (dynamic and calibrated)
-    return {
-        "version": 1,
-        "bits": {name: [of, 8 if name in inputs else 32] for name, of in bits.items()},
-        "activations": DYNAMIC if dynamic else CALIBRATED,
-        "images": images,
-    }
+def header_of(module: nn.Module) -> str | None:
+    """What a file says of the bits of `module`, for `with_header`; None: 32 everywhere."""
+    names = dict(module.named_parameters()).keys()  # a tied weight stands there once
+    bits = {name: of for name, of in stored_bits(module).items() if name in names}
+    if not bits:
+        return None
+    layers = {name: m for name, m in module.named_modules() if isinstance(m, QuantizedLinear)}
+    whole = {f"{name}.weight" if name else "weight" for name in layers}
+    dynamic = [m.quantizer for m in layers.values() if isinstance(m.quantizer, DynamicRange)]
+    return json.dumps(
+        {
+            "version": 1,
+            "bits": {name: [of, 8 if name in whole else 32] for name, of in bits.items()},
+            "activations": DYNAMIC if dynamic else CALIBRATED,
+            "images": dynamic[0].images if dynamic else 1,
+        }
+    )
+
+
+def with_header(module: nn.Module, header: str | None) -> nn.Module:
+    """`module` at the bits that `header_of` noted.
+
+    Raises:
+        ValueError: a header that it did not write, or not for that module.
+    """
+    if header is None:
+        return module
+    bits, quantization = _read(header)
+    module, by_name = at_bits(module, lambda name: bits.get(name, Bits()), quantization)
+    if unknown := sorted(bits.keys() - {name for name, of in by_name.items() if of != Bits()}):
+        raise ValueError(f"it has bits for `{unknown[0]}`, which is no weight of the module")
+    return module
 
 
 def _read(header: str) -> tuple[dict[str, Bits], Quantization]:

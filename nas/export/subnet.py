@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from nas.architecture import from_json
 from nas.errors import ExportError, NasError
 from nas.export.checks import Check, Evidence, check
-from nas.export.formats import DEFAULT, format_of
+from nas.export.formats import DEFAULT, Subnet, format_of
 from nas.export.packed import load_packed
 
 Cards = Callable[[Sequence[Check]], Mapping[str, str]]
@@ -23,9 +23,7 @@ Cards = Callable[[Sequence[Check]], Mapping[str, str]]
 
 
 def export_subnet(
-    module: nn.Module,
-    architecture: Mapping[str, Any],
-    example: Tensor,
+    subnet: Subnet,
     folder: Path,
     *,
     formats: Sequence[str] = DEFAULT,
@@ -39,9 +37,7 @@ def export_subnet(
     export or none; an earlier export at the same place is replaced.
 
     Args:
-        module: the extracted subnet, its weights rounded, its ranges calibrated.
-        architecture: its JSON, from which `build` makes the same module again.
-        example: an input `(B, …)`; only its shape and dtype matter.
+        subnet: its module is left as it is.
         folder: where the export will stand; parents are made.
         formats: which of `FORMATS`.
         cards: makes the cards, see `nas.export.model_card`.
@@ -53,15 +49,15 @@ def export_subnet(
             the subnet's by more than the laws of `nas.export.checks` allow.
     """
     chosen = [format_of(name) for name in dict.fromkeys(formats)]
-    evidence = evidence or Evidence.random(module, example)
+    evidence = evidence or Evidence.random(subnet.module, subnet.example)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:
-        (draft / "architecture.json").write_text(json.dumps(architecture, indent=2) + "\n")
+        (draft / "architecture.json").write_text(json.dumps(subnet.architecture, indent=2) + "\n")
         checks = []
         for of in chosen:
-            of.write(module, example, draft / of.file)
-            checks.append(check(of, draft / of.file, module, evidence))
+            of.write(subnet, draft / of.file)
+            checks.append(check(of, draft / of.file, subnet.module, evidence))
         for name, text in cards(checks).items():
             (draft / name).write_text(text)
         _replace(folder, draft)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nas.errors import ExportError, RunError
 from nas.evaluation import statistics
-from nas.export import DEFAULT, Evidence, cards, export_subnet
+from nas.export import DEFAULT, Evidence, Subnet, cards, export_subnet
 from nas.objectives import Objective
 from nas.phases.finetune import deployed
 from nas.phases.run import Run
@@ -122,9 +122,11 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
     buffers = statistics(weights, architecture, run.experiment.task)
     device = run.experiment.device(entry["device"])
     export_subnet(
-        weights.extract(architecture, buffers=buffers),
-        entry["architecture"],
-        run.experiment.example(2),
+        Subnet(
+            weights.extract(architecture, buffers=buffers),
+            entry["architecture"],
+            run.experiment.example(2),
+        ),
         folder,
         formats=formats,
         evidence=_evidence(weights, architecture, buffers, run.experiment.task, device.batch),

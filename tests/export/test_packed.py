@@ -14,7 +14,7 @@ from torch import nn
 
 from nas.architecture import to_json
 from nas.errors import ExportError
-from nas.export import export_subnet
+from nas.export import Subnet, export_subnet
 from nas.export.packed import load_packed, save_packed
 from nas.export.subnet import load_subnet
 from nas.layers import Bits, Block, Global, Mlp, PatchMerging, PatchStem
@@ -48,14 +48,8 @@ def subnet(how: Quantization = Quantization()) -> nn.Module:
 
 
 def exported(folder: Path) -> Path:
-    export_subnet(
-        subnet(),
-        to_json(ARCHITECTURE),
-        IMAGES,
-        folder,
-        formats=("safetensors",),
-        cards=lambda checks: {"card.md": ""},
-    )
+    given = Subnet(subnet(), to_json(ARCHITECTURE), IMAGES)
+    export_subnet(given, folder, formats=("safetensors",), cards=lambda checks: {"card.md": ""})
     return folder
 
 

@@ -1,0 +1,145 @@
+"""Subnets as `transformers` models: importing this registers them with its Auto classes.
+
+    import search_spaces.huggingface
+    from transformers import AutoModelForImageClassification
+    model = AutoModelForImageClassification.from_pretrained("runs/digits/exports/ID/huggingface")
+
+A config holds an architecture as JSON and bits by name, and the builder is that of `hierarchical`; nothing
+else of a folder is looked up, let alone run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from nas.architecture import from_json, reachable_from, to_json
+from nas.errors import ExportError, NasError
+from nas.export.packed import header_of, with_header
+from nas.layers.catalogue import FAMILIES, members
+from search_spaces.hierarchical import HierarchicalTransformer, build
+from search_spaces.pretrained.libraries import prepare
+
+prepare()
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import ImageClassifierOutput
+
+CLASSES = reachable_from([HierarchicalTransformer, *(c for family in FAMILIES for c in members(family))])
+"""All that an architecture may be made of, by name."""
+
+
+class HierarchicalConfig(PreTrainedConfig):
+    """An architecture of `search_spaces.hierarchical`.
+
+    Args:
+        architecture: as JSON.
+        bits: of weights and inputs, as `nas.export.packed` notes them; None: 32 everywhere.
+    """
+
+    model_type = "nas-hierarchical"
+
+    def __init__(
+        self, architecture: Mapping[str, Any] | None = None, bits: str | None = None, **others: Any
+    ) -> None:
+        self.architecture = dict(architecture) if architecture else None
+        self.bits = bits
+        if architecture:
+            others.setdefault("num_labels", architecture.get("classes", 2))
+        super().__init__(**others)
+
+
+class HierarchicalForImageClassification(PreTrainedModel):
+    """Any architecture of `search_spaces.hierarchical`, at its bits, whose weights are floats.
+
+    Raises:
+        ExportError: a config that holds none.
+    """
+
+    config_class = HierarchicalConfig
+    main_input_name = "pixel_values"
+    base_model_prefix = "model"
+
+    def __init__(self, config: HierarchicalConfig) -> None:
+        super().__init__(config)
+        self.model = _built(config)
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> ImageClassifierOutput:
+        """Logits (B, classes) of images (B, channels, height, width), and the loss, given labels (B,)."""
+        logits = self.model(pixel_values)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The builder has done it."""
+
+
+def save(module: nn.Module, architecture: Mapping[str, Any], folder: Path) -> None:
+    """Writes a folder that the Auto classes read.
+
+    A model of `transformers`, or what merely wraps one, is written as its own class.
+
+    Args:
+        module: a subnet, its weights rounded, its ranges calibrated.
+        architecture: its JSON.
+
+    Raises:
+        ExportError: it is of another builder, or its class has no such sizes.
+    """
+    if (stock := _stock(module)) is not None:
+        stock.save_pretrained(folder)
+        return
+    try:
+        model = HierarchicalForImageClassification(HierarchicalConfig(architecture, header_of(module)))
+        model.model.load_state_dict(module.state_dict())
+    except (NasError, RuntimeError) as error:
+        raise ExportError(
+            f"A Hugging Face folder must hold an architecture of search_spaces.hierarchical or a model of "
+            f"transformers: got {type(module).__name__} ({str(error).splitlines()[0]}). Leave huggingface "
+            f"out with --format."
+        ) from error
+    model.eval().save_pretrained(folder)
+
+
+def load(folder: Path, module: nn.Module) -> nn.Module:
+    """What the folder holds, in evaluation mode; for a model of `transformers`, by its own class."""
+    stock = _stock(module)
+    of = AutoModelForImageClassification if stock is None else type(stock)
+    try:
+        model: nn.Module = of.from_pretrained(folder, local_files_only=True)
+    except RuntimeError as error:
+        raise ExportError(
+            f"A class of transformers must fit, but {of.__name__} has no such sizes: it has a number for all "
+            f"layers, where these differ. Leave huggingface out with --format."
+        ) from error
+    return model.eval()
+
+
+def _stock(module: nn.Module) -> PreTrainedModel | None:
+    """The model of `transformers` that a module is, or wraps."""
+    inner = [module] if isinstance(module, PreTrainedModel) else list(module.children())
+    return inner[0] if len(inner) == 1 and isinstance(inner[0], PreTrainedModel) else None
+
+
+def _built(config: HierarchicalConfig) -> nn.Module:
+    try:
+        architecture = from_json(config.architecture, CLASSES)
+    except NasError as error:
+        raise ExportError(f"The config of a model must hold an architecture: {error}") from error
+    if not isinstance(architecture, HierarchicalTransformer):
+        raise ExportError(
+            f"The config of a model must hold a HierarchicalTransformer: got {to_json(architecture)!r}."
+        )
+    return with_header(build(architecture), config.bits)
+
+
+AutoConfig.register(HierarchicalConfig.model_type, HierarchicalConfig)
+AutoModelForImageClassification.register(HierarchicalConfig, HierarchicalForImageClassification)

@@ -1,0 +1,140 @@
+"""Subnets as `transformers` models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from nas.architecture import to_json
+from nas.errors import ExportError
+from nas.export import Subnet, export_subnet
+from nas.layers import Bits, Block, Global, Mlp, PatchMerging, PatchStem, Window
+from nas.layers.mixers.depthwise import DepthwiseConv
+from nas.space import Space
+from nas.supernet import Supernet
+from search_spaces import huggingface
+from search_spaces.hierarchical import HierarchicalTransformer, Stage, build
+from search_spaces.pretrained.libraries import prepare
+
+prepare()
+from transformers import (  # noqa: E402
+    AutoConfig,
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+ARCHITECTURE = HierarchicalTransformer(
+    PatchStem(4),
+    (
+        Stage(16, (Block(Window(1, 2, shift=True, bits=Bits(8, 8)), Mlp(2, bits=Bits(4))),)),
+        Stage(24, (Block(DepthwiseConv(3), Mlp(1)), Block(Global(2), Mlp(2))), PatchMerging()),
+    ),
+    classes=5,
+    channels=3,
+)
+
+
+def subnet() -> Subnet:
+    supernet = Supernet(build, Space(ARCHITECTURE))
+    buffers = supernet.calibrate(ARCHITECTURE, [IMAGES])
+    return Subnet(supernet.extract(ARCHITECTURE, buffers=buffers), to_json(ARCHITECTURE), IMAGES)
+
+
+def exported(folder: Path, given: Subnet) -> Path:
+    export_subnet(given, folder, formats=("huggingface",), cards=lambda checks: {})
+    return folder / "huggingface"
+
+
+def test_the_auto_classes_read_an_export(tmp_path):
+    given = subnet()
+    folder = exported(tmp_path / "abc", given)
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    with torch.inference_mode():
+        answer = model(IMAGES, labels=torch.tensor([0, 1, 2]))
+        torch.testing.assert_close(answer.logits, given.module(IMAGES))
+    assert answer.loss > 0
+    config = AutoConfig.from_pretrained(folder)
+    assert config.model_type == "nas-hierarchical"
+    assert config.num_labels == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": None}, "must hold a HierarchicalTransformer: got None"),
+        ({"architecture": {"type": "Popen"}}, "got type='Popen'"),
+        ({"architecture": {"type": "PatchStem", "patch": 4}}, "must hold a HierarchicalTransformer: got"),
+        ({"bits": "{}"}, "must be as `nas export` writes it"),
+    ],
+)
+def test_a_config_builds_architectures_alone(change, message, tmp_path):
+    folder = exported(tmp_path / "abc", subnet())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises((ExportError, ValueError), match=message):
+        AutoModelForImageClassification.from_pretrained(folder)
+
+
+class Wrapped(nn.Module):
+    """As people wrap a model to get a tensor of it."""
+
+    def __init__(self, layers: int = 2) -> None:
+        super().__init__()
+        config = ViTConfig(
+            hidden_size=16,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=16,
+            patch_size=4,
+            num_labels=5,
+        )
+        self.vit = ViTForImageClassification(config)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.vit(x).logits
+
+
+def test_a_stock_model_is_written_as_its_own_class(tmp_path):
+    module = Wrapped().eval()
+    folder = exported(tmp_path / "abc", Subnet(module, {"type": "ViT"}, IMAGES))
+    stock = ViTForImageClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(stock(IMAGES).logits, module(IMAGES))
+
+
+def test_sizes_that_no_stock_class_has_are_named(tmp_path):
+    module = Wrapped()
+    module.vit.vit.layers[1].mlp = Wrapped().vit.vit.layers[1].mlp
+    for name, layer in list(module.vit.vit.layers[1].named_modules()):
+        if isinstance(layer, nn.Linear) and layer.out_features == 32:
+            parent, _, last = name.rpartition(".")
+            setattr(module.vit.vit.layers[1].get_submodule(parent), last, nn.Linear(16, 8))
+        if isinstance(layer, nn.Linear) and layer.in_features == 32:
+            parent, _, last = name.rpartition(".")
+            setattr(module.vit.vit.layers[1].get_submodule(parent), last, nn.Linear(8, 16))
+    with pytest.raises(ExportError, match="ViTForImageClassification has no such sizes"):
+        exported(tmp_path / "abc", Subnet(module.eval(), {"type": "ViT"}, IMAGES))
+    assert not (tmp_path / "abc").exists()
+
+
+def test_other_builders_are_named(tmp_path):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(16, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x.mean((1, 2)))
+
+    with pytest.raises(
+        ExportError, match=r"must hold an architecture of search_spaces\.hierarchical .*got Net"
+    ):
+        exported(tmp_path / "abc", Subnet(Net().eval(), {"type": "Net"}, IMAGES))
+    assert huggingface.CLASSES.keys() >= {"Window", "Mlp", "Stage", "Bits", "RepBN"}
