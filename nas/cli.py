@@ -164,7 +164,8 @@ def export(
         list[str] | None,
         typer.Option(
             "--format",
-            help="safetensors onnx pt2 onnx-portable onnx-fp32 onnx-fp16 openvino; default: the first three.",
+            help="safetensors onnx pt2 onnx-portable onnx-fp32 onnx-fp16 openvino huggingface mlflow; "
+            "default: the first three.",
         ),
     ] = None,
     more_formats: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
@@ -197,7 +198,8 @@ def export(
         folder = phases.export_entry(opened, entry, wanted or DEFAULT)
     typer.echo(f"Exported {entry['id']} to {folder}:")
     for path in sorted(folder.iterdir()):
-        typer.echo(f"  {path.name:<20} {path.stat().st_size / 1e3:>9.1f} kB")
+        files = path.rglob("*") if path.is_dir() else [path]
+        typer.echo(f"  {path.name:<20} {sum(f.stat().st_size for f in files) / 1e3:>9.1f} kB")
 
 
 @app.command()

@@ -31,6 +31,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import logging
 
 CLASSES = reachable_from([HierarchicalTransformer, *(c for family in FAMILIES for c in members(family))])
 """All that an architecture may be made of, by name."""
@@ -94,6 +95,7 @@ def save(module: nn.Module, architecture: Mapping[str, Any], folder: Path) -> No
     Raises:
         ExportError: it is of another builder, or its class has no such sizes.
     """
+    logging.disable_progress_bar()  # ours are the only bars
     if (stock := _stock(module)) is not None:
         stock.save_pretrained(folder)
         return

@@ -36,12 +36,12 @@ def save_mlflow(onnx_file: Path, example: Tensor, folder: Path) -> None:
         )
 
 
-def load_mlflow(folder: Path) -> object:
-    """What MLflow loads of it."""
+def load_mlflow(place: Path | str) -> object:
+    """What MLflow loads of a folder, or of the URI of a registered model."""
     with _quiet():
         import mlflow.pyfunc
 
-        return mlflow.pyfunc.load_model(str(folder))
+        return mlflow.pyfunc.load_model(str(place))
 
 
 @contextmanager

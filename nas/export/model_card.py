@@ -46,6 +46,7 @@ def card(
     device: str | None = None,
     preparation: str = "prepared as in training",
     checks: Sequence[Check] = (),
+    again: tuple[float, float] | None = None,
 ) -> str:
     """Markdown for one verified subnet.
 
@@ -57,6 +58,7 @@ def card(
         device: the device in words, see `Profile.describe`; default: its name.
         preparation: in words, what is done to raw inputs, see `Task.preparation`.
         checks: how the files fared.
+        again: latency and its spread, in ms, measured when the subnet was exported.
     """
     quality = _quality_name(entry)
     unit = next((o["unit"] for o in run.get("objectives", ()) if o["name"] == quality), "")
@@ -73,6 +75,7 @@ def card(
             [
                 *_quality_rows(entry, quality, unit),
                 _latency_row(entry, device or entry["device"]),
+                *_again_row(again),
                 *_size_rows(entry["objectives"]),
             ],
         ),
@@ -107,6 +110,7 @@ def cards(
             "bits": {name: {"weight": of.weight, "input": of.activation} for name, of in bits.items()},
             "preparation": settings.get("preparation"),
             "device": settings.get("device"),
+            "latency_again": settings.get("again"),
             "files": [found.to_json() for found in checks],
         }
         text = card(entry, run=run, bits=bits, checks=checks, **settings)
@@ -194,6 +198,12 @@ def _latency_row(entry: Mapping[str, Any], device: str) -> tuple[str, str, str]:
         f"on {device}; half of all runs lie within ±; the machine ran at {entry['drift']:.3f} times "
         "its profiled latency, which is divided out",
     )
+
+
+def _again_row(again: tuple[float, float] | None) -> list[tuple[str, str, str]]:
+    if again is None:
+        return []
+    return [("latency, again", f"{again[0]:.4g} ± {again[1]:.2g} ms", "when it was exported")]
 
 
 def _size_rows(objectives: Mapping[str, Any]) -> list[tuple[str, str, str]]:

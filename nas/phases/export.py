@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas.console import console
 from nas.errors import ExportError, RunError
 from nas.evaluation import statistics
 from nas.export import DEFAULT, Evidence, Subnet, cards, export_subnet
 from nas.objectives import Objective
 from nas.phases.finetune import deployed
 from nas.phases.run import Run
-from nas.phases.verify import Entry, find_trial, verify_trials
+from nas.phases.verify import Entry, find_trial, measure_beside_references, verify_trials
 from nas.reading import architecture_of, read_run
 from nas.supernet import Supernet
 from nas.tasks import Batch, Task
@@ -121,12 +122,10 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
     weights = deployed(run, architecture)
     buffers = statistics(weights, architecture, run.experiment.task)
     device = run.experiment.device(entry["device"])
+    module = weights.extract(architecture, buffers=buffers)
+    again = measure_beside_references(run, device, [module])
     export_subnet(
-        Subnet(
-            weights.extract(architecture, buffers=buffers),
-            entry["architecture"],
-            run.experiment.example(2),
-        ),
+        Subnet(module, entry["architecture"], run.experiment.example(2)),
         folder,
         formats=formats,
         evidence=_evidence(weights, architecture, buffers, run.experiment.task, device.batch),
@@ -137,10 +136,24 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
             example=run.experiment.example(1),
             device=run.profile(device).describe(),
             preparation=run.experiment.task.preparation,
+            again=(float(again.ms[0]), float(again.spread[0])),
         ),
     )
     run.tracker.artifact(folder / "card.md")
+    if "mlflow" in formats:
+        uri = run.tracker.register(folder / "mlflow", run.experiment.name, device.name, _tags(entry))
+        console.print(
+            f"Registered as {uri}. Serve it with\n"
+            f"  MLFLOW_TRACKING_URI={run.tracker.uri} mlflow models serve -m {uri} --env-manager local",
+            soft_wrap=True,
+        )
     return folder
+
+
+def _tags(entry: Entry) -> dict[str, str]:
+    """What the registry shows of a point: what was measured."""
+    measured = {name: value["measured"] for name, value in entry["objectives"].items() if "measured" in value}
+    return {"id": entry["id"], "device": entry["device"]} | {n: f"{v:g}" for n, v in measured.items()}
 
 
 MOST_INPUTS = 2000

@@ -115,14 +115,14 @@ def _verify(run: Run, device: Device, trials: Sequence[Trial]) -> list[Entry]:
             tallies.append((accuracy(module, task, "select"), accuracy(module, task, "test")))
             modules.append(module)
             progress.advance()
-    measured = _measure(run, device, modules)
+    measured = measure_beside_references(run, device, modules)
     return [
         _entry(run, device, trial, module, *tally, measured, i)
         for i, (trial, module, tally) in enumerate(zip(trials, modules, tallies, strict=True))
     ]
 
 
-def _measure(run: Run, device: Device, modules: Sequence[torch.nn.Module]) -> Measured:
+def measure_beside_references(run: Run, device: Device, modules: Sequence[torch.nn.Module]) -> Measured:
     """Times modules together with some that were profiled, so that a slower hour shows as drift."""
     experiment, profile = run.experiment, run.profile(device)
     references = profile.references(REFERENCES)

@@ -156,6 +156,26 @@ class Tracker:
             else:
                 self._client.log_artifact(self.run_id, str(path))
 
+    def register(self, folder: Path, name: str, alias: str, tags: Mapping[str, str]) -> str:
+        """A folder with an MLflow model as a new version of the registered model `name`, which `alias` then
+        means. Returns the URI that serves it.
+
+        Raises:
+            TrackingError: MLflow does not take it.
+        """
+        place = f"models/{folder.parent.name}"
+        with _explained(self.uri):
+            self._client.log_artifacts(self.run_id, str(folder), place)
+            source = f"{self._client.get_run(self.run_id).info.artifact_uri}/{place}"
+            try:
+                self._client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            version = self._client.create_model_version(name, source, self.run_id, tags=dict(tags)).version
+            self._client.set_registered_model_alias(name, alias, version)
+        return f"models:/{name}@{alias}"
+
     def finish(self, status: Status = "FINISHED") -> None:
         """Sends what is buffered and ends the run."""
         self._flush()

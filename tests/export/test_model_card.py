@@ -74,6 +74,11 @@ def test_every_figure_stands_with_how_it_was_measured() -> None:
         assert fact in text, fact
 
 
+def test_latency_stands_twice() -> None:
+    assert "latency, again" not in made()
+    assert "| latency, again | 0.1234 ± 0.005 ms | when it was exported |" in made(again=(0.12344, 0.005))
+
+
 def test_limits_are_stated() -> None:
     text = " ".join(made().split())
     assert "Only linear layers have kernels of few bits" in text
