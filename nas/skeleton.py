@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nas.errors import LayoutError
 from nas.layers.choice import Bits
 from nas.layout import Layout
-from nas.quantize import AtBits
+from nas.quantize import AtBits, weight_of_step
 
 Build = Callable[[Any], nn.Module]
 LayoutsOf = Callable[[Any], Mapping[str, Layout]]
@@ -71,7 +71,18 @@ def skeleton_of(build: AtBits, layouts_of: LayoutsOf | None, architecture: Any) 
                 f"layout says {declared[name].shape}."
             )
     parameters = {name: (shape, declared.get(name, Layout(shape))) for name, shape in shapes.items()}
+    for name in parameters:
+        if weight := weight_of_step(name):
+            parameters[name] = shapes[name], _rows(parameters[weight][1], shapes[name][0])
     return Skeleton(module, parameters, bits, _buffers(module, build, architecture), frozenset(given))
+
+
+def _rows(layout: Layout, out: int) -> Layout:
+    """The axes of a weight's layout that its output channels are made of."""
+    count = next((n for n in range(len(layout.shape) + 1) if math.prod(layout.shape[:n]) == out), None)
+    if count is None:
+        return Layout((out,))
+    return Layout(layout.shape[:count], tuple(axis for axis in layout.centred if axis < count))
 
 
 def _given(layouts_of: LayoutsOf | None, architecture: Any) -> dict[str, Layout]:

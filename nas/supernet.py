@@ -23,7 +23,18 @@ from nas.calibration import gathering, gathers
 from nas.errors import LayoutError
 from nas.layers.choice import Bits
 from nas.layout import Layout, cut, slices, union
-from nas.quantize import AtBits, BitsOf, Quantization, bits_by_path, fake_quantize, payload_bytes
+from nas.quantize import (
+    AtBits,
+    BitsOf,
+    Quantization,
+    bits_by_path,
+    fake_quantize,
+    note_scales,
+    payload_bytes,
+    scales_of,
+    step_name,
+    weight_of_step,
+)
 from nas.skeleton import Build, LayoutsOf, Skeleton, by_parameter, skeleton_of
 from nas.space import Space
 
@@ -118,7 +129,7 @@ class Supernet:
     def _weights(
         self, architecture: Any, quantized: bool, slices: Mapping[str, Tensor] | None
     ) -> dict[str, Tensor]:
-        weights = {}
+        latent = {}
         skeleton = self._skeleton(architecture)
         for name, (shape, layout) in skeleton.parameters.items():
             if slices is not None:
@@ -127,8 +138,15 @@ class Supernet:
                 weight = cut(name, self._banked(name), self.stored[name], layout, shape)
             if weight.ndim and weight.stride(-1) != 1:  # products would take another way, and round otherwise
                 weight = weight.contiguous()
-            weights[name] = fake_quantize(weight, skeleton.bits[name].weight) if quantized else weight
-        return weights
+            latent[name] = weight
+        if not quantized:
+            return latent
+        nested = self.build.quantization.nested
+        return {
+            name: fake_quantize(weight, bits, nested=nested, step=latent.get(step_name(name, bits)))
+            for name, weight in latent.items()
+            for bits in (skeleton.bits[name].weight,)
+        }
 
     def slices(self, boxes: Mapping[str, Box]) -> dict[str, Tensor]:
         """Views of the bank at `boxes(architecture)`, in logical shapes, which gather gradients of their own.
@@ -170,15 +188,29 @@ class Supernet:
 
         `quantized=False` gives the latent weights, from which to train on.
         """
-        module = self.build(architecture).eval()
+        build = self.build.deployed() if quantized else self.build
+        module = build(architecture).eval()
         with torch.no_grad():
             weights = self.weights(architecture, quantized=quantized)
+            if quantized:
+                note_scales(module, self._scales(architecture))
             for name, parameter in module.named_parameters():
                 parameter.copy_(weights[name])
             for name, buffer in module.named_buffers():
                 if buffers and name in buffers:
                     buffer.copy_(buffers[name])
         return module
+
+    def _scales(self, architecture: Any) -> dict[str, Tensor]:
+        """What the whole numbers of a subnet's weights are multiplied by, by name."""
+        latent, nested = self.weights(architecture, quantized=False), self.build.quantization.nested
+        return {
+            name: scales_of(
+                latent[name], of.weight, nested=nested, step=latent.get(step_name(name, of.weight))
+            )
+            for name, of in self._skeleton(architecture).bits.items()
+            if of.weight in (2, 4, 8)
+        }
 
     def calibrate(self, architecture: Any, batches: Iterable[Any]) -> dict[str, Tensor]:
         """Batch-norm statistics and ranges of activations of a subnet over `batches` of inputs (a tensor, or
@@ -202,15 +234,17 @@ class Supernet:
 
     def parameters_of(self, architecture: Any) -> int:
         """Number of parameters of a subnet."""
-        shapes = self._skeleton(architecture).parameters.values()
-        return sum(math.prod(shape) for shape, _ in shapes)
+        parameters = self._skeleton(architecture).parameters.items()
+        return sum(math.prod(shape) for name, (shape, _) in parameters if not weight_of_step(name))
 
     def size_bytes(self, architecture: Any) -> int:
         """Payload of a subnet's weights packed at its bits, scales included, in bytes."""
         skeleton = self._skeleton(architecture)
+        nested = self.build.quantization.nested
         return sum(
-            payload_bytes(shape, skeleton.bits[name].weight)
+            payload_bytes(shape, skeleton.bits[name].weight, nested=nested)
             for name, (shape, _) in skeleton.parameters.items()
+            if not weight_of_step(name)
         )
 
     def layouts(self, architecture: Any) -> dict[str, Layout]:

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -44,12 +44,16 @@ BITS = frozenset({"bits"})  # they change neither what is computed nor its shape
 PEAK = FIGURES.index("peak_bytes")
 
 
-def features(space: Space, image_side: int) -> Additive:
-    """Operation counts (n, `nas.devices.FEATURES`) of one image of that side, from genes (n, genes)."""
-    return _summed(space, image_side, _features, len(FEATURES))
+def features(space: Space, image_side: int, quantization: Quantization = Quantization()) -> Additive:
+    """Operation counts (n, `nas.devices.FEATURES`) of one image of that side, from genes (n, genes).
+
+    Args:
+        quantization: that of the experiment, by which bits have their kernels.
+    """
+    return _summed(space, image_side, partial(_features, quantization), len(FEATURES))
 
 
-def figures(space: Space, image_side: int) -> Additive:
+def figures(space: Space, image_side: int, quantization: Quantization = Quantization()) -> Additive:
     """Analytic figures (n, `FIGURES`) of one image of that side, from genes (n, genes).
 
     They are those of the whole module, but for activations, since pieces get their inputs in order: beside a
@@ -62,7 +66,7 @@ def figures(space: Space, image_side: int) -> Additive:
         >>> table = figures(space, 32)(genes)
         >>> small = genes[table[:, FIGURES.index("mmacs")] < 2]
     """
-    return _summed(space, image_side, _figures, len(FIGURES), maxima=(PEAK,))
+    return _summed(space, image_side, partial(_figures, quantization.nested), len(FIGURES), maxima=(PEAK,))
 
 
 # --- pieces -------------------------------------------------------------------------------------
@@ -234,10 +238,12 @@ FEW = frozenset({Bits(4), Bits(4, 8), Bits(8, 8), Bits(2, 8)})
 
 
 @lru_cache(maxsize=100_000)
-def _counted(piece: Piece, few: tuple[tuple[str, Bits], ...]) -> np.ndarray:
+def _counted(
+    piece: Piece, few: tuple[tuple[str, Bits], ...], quantization: Quantization = Quantization()
+) -> np.ndarray:
     module, by_name = piece.build(), dict(few)
     if few:
-        module, _ = at_bits(module, lambda name: by_name.get(name, FULL), Quantization())
+        module, _ = at_bits(module, lambda name: by_name.get(name, FULL), quantization)
     return count(module, *piece.examples())
 
 
@@ -251,8 +257,9 @@ def _shapes(piece: Piece) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in piece.build().named_parameters()}
 
 
-def _features(piece: Piece, part: Any) -> np.ndarray:
-    return _counted(piece, tuple((name, bits) for name, bits in _bits(piece, part).items() if bits in FEW))
+def _features(quantization: Quantization, piece: Piece, part: Any) -> np.ndarray:
+    few = tuple((name, bits) for name, bits in _bits(piece, part).items() if bits in FEW)
+    return _counted(piece, few, quantization) if few else _counted(piece, ())
 
 
 def _bits(piece: Piece, part: Any) -> dict[str, Bits]:
@@ -263,9 +270,9 @@ def _bits(piece: Piece, part: Any) -> dict[str, Bits]:
     }
 
 
-def _figures(piece: Piece, part: Any) -> np.ndarray:
+def _figures(nested: bool, piece: Piece, part: Any) -> np.ndarray:
     shapes, bits = _shapes(piece), _bits(piece, part)
-    size = sum(payload_bytes(shape, bits[name].weight) for name, shape in shapes.items())
+    size = sum(payload_bytes(shape, bits[name].weight, nested=nested) for name, shape in shapes.items())
     activations, peak = _remembered(piece)
     parameters = sum(math.prod(shape) for shape in shapes.values())
     return np.array([parameters, macs(_counted(piece, ())), activations, peak, size], dtype=np.float64)

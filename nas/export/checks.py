@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nas.errors import ExportError
 from nas.export.formats import Answer, Format
 from nas.layers.quantizers import QuantizedLinear
-from nas.quantize import in_floats, payload_bytes, stored_bits
+from nas.quantize import Stored, in_floats, payload_bytes, stored
 from nas.tasks import Batch, Tally, Task
 
 AGREEMENT = 99.0
@@ -190,8 +190,10 @@ def _require_free_batch(path: Path, answer: Answer, x: Tensor) -> None:
 
 def predicted_bytes(module: nn.Module, bits: int | None = None) -> int:
     """Of all weights at their bits, scales included; or of all at `bits`."""
-    known = stored_bits(module)
+    known = {} if bits else stored(module)
+    plain = Stored(bits or 32)
     return sum(
-        payload_bytes(tuple(p.shape), known.get(name, 32) if bits is None else bits)
+        payload_bytes(tuple(p.shape), how.bits, nested=how.nested)
         for name, p in module.named_parameters()
+        for how in (known.get(name, plain),)
     )

@@ -8,7 +8,7 @@ from torch import nn
 
 from nas.export.integer import integer_layer
 from nas.export.stored import store
-from nas.quantize import BLOCKS, GROUP, INTEGER_BLOCKS, kernel_of, stored_bits, with_replaced
+from nas.quantize import BLOCKS, GROUP, INTEGER_BLOCKS, kernel_of, stored, stored_bits, with_replaced
 
 
 def deployable(module: nn.Module, *, portable: bool = False) -> nn.Module:
@@ -25,20 +25,19 @@ def deployable(module: nn.Module, *, portable: bool = False) -> nn.Module:
     Raises:
         ExportError: a layer whose range is not calibrated, or for which there is no kernel.
     """
-    bits = stored_bits(module)
-    if not bits:
+    if not stored(module):
         return module
     module = copy.deepcopy(module).eval()
     kernels: dict[int, nn.Module] = {}
-    for name, width in bits.items():
+    for name, how in stored(module).items():
         prefix, _, last = name.rpartition(".")
         layer = module.get_submodule(prefix)
         kernel = kernel_of(layer)
         if kernel and not (portable and kernel == BLOCKS):
             assert isinstance(layer, nn.Linear)
-            kernels[id(layer)] = integer_layer(prefix, layer, width, portable=portable)
+            kernels[id(layer)] = integer_layer(prefix, layer, how, portable=portable)
         else:
-            store(layer, last, width)
+            store(layer, last, how, name)
     return with_replaced(module, kernels, lambda layer: kernels[id(layer)])
 
 

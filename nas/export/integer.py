@@ -25,13 +25,13 @@ from nas.layers.quantizers import (
     range_of,
     scale_and_zero,
 )
-from nas.quantize import GROUP, Integers
+from nas.quantize import GROUP, Integers, Stored
 
 FLOAT, WHOLE = 1, 4  # how MatMulNBits computes: its `accuracy_level`
 
 
-def integer_layer(name: str, layer: nn.Linear, bits: int, *, portable: bool = False) -> nn.Module:
-    """A linear layer with weights of that many bits, as a kernel computes it: one of those below.
+def integer_layer(name: str, layer: nn.Linear, how: Stored, *, portable: bool = False) -> nn.Module:
+    """A linear layer whose weights are kept so, as a kernel computes it: one of those below.
 
     Args:
         portable: in operators of ONNX alone.
@@ -40,19 +40,20 @@ def integer_layer(name: str, layer: nn.Linear, bits: int, *, portable: bool = Fa
         ExportError: a layer whose range is not calibrated, or for which there is no kernel.
     """
     quantizer = layer.quantizer if isinstance(layer, QuantizedLinear) else None
+    bits, weight = how.bits, f"{name}.weight"
     if bits == 8 and isinstance(quantizer, CalibratedRange):
         if not quantizer.calibrated:
             raise ExportError(
                 f"The range of `{name}` must be calibrated before it is exported. Extract the subnet with "
                 f"`buffers=supernet.calibrate(architecture, batches)`."
             )
-        return StaticInt8Linear(layer, quantizer, portable=portable)
+        return StaticInt8Linear(layer, how.integers(weight, layer.weight), quantizer, portable=portable)
     if bits == 8 and isinstance(quantizer, DynamicRange):
-        return DynamicInt8Linear(layer)
+        return DynamicInt8Linear(layer, how.integers(weight, layer.weight))
     if portable and isinstance(quantizer, DynamicBlocks):
-        return PlainBlockLinear(layer, bits)
+        return PlainBlockLinear(layer, how)
     if bits in (4, 8) and isinstance(quantizer, (DynamicBlocks, type(None))):
-        return BlockLinear(layer, bits, whole=quantizer is not None)
+        return BlockLinear(layer, how.integers(weight, layer.weight), whole=quantizer is not None)
     raise ExportError(
         f"There must be a kernel for `{name}`, but ONNX Runtime has none for weights of {bits} bits and "
         f"inputs of 8. Use 4 or 8 bits there, or inputs of 32."
@@ -63,7 +64,8 @@ class StaticInt8Linear(nn.Module):
     """Weights of 8 bits by output channel, inputs of 8 bits in a range that was calibrated.
 
     Args:
-        layer: whose weights it takes.
+        layer: whose bias it takes.
+        integers: its weights.
         quantizer: whose range it takes.
         portable: whether ONNX gets a product of floats between `QuantizeLinear` and `DequantizeLinear`, in
             which runtimes see one of whole numbers.
@@ -74,10 +76,11 @@ class StaticInt8Linear(nn.Module):
     scale: Tensor
     zero: Tensor
 
-    def __init__(self, layer: nn.Linear, quantizer: CalibratedRange, *, portable: bool = False) -> None:
+    def __init__(
+        self, layer: nn.Linear, integers: Integers, quantizer: CalibratedRange, *, portable: bool = False
+    ) -> None:
         super().__init__()
         self.portable = portable
-        integers = Integers.of(layer.weight, 8)
         self.register_buffer("weight", integers.values.t().contiguous())  # (in, out), as MatMul has it
         self.register_buffer("scales", integers.scales[:, 0].contiguous())
         scale, zero = scale_and_zero(quantizer.low, quantizer.high)
@@ -96,16 +99,16 @@ class DynamicInt8Linear(nn.Module):
     comes.
 
     Args:
-        layer: whose weights it takes.
+        layer: whose bias it takes.
+        integers: its weights.
     """
 
     weight: Tensor
     scales: Tensor
     zero: Tensor
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear, integers: Integers) -> None:
         super().__init__()
-        integers = Integers.of(layer.weight, 8)
         self.register_buffer("weight", integers.values.t().contiguous())
         self.register_buffer("scales", integers.scales[:, 0].contiguous())
         self.register_buffer("zero", torch.zeros((), dtype=torch.int8))
@@ -120,8 +123,8 @@ class BlockLinear(nn.Module):
     """Weights in blocks of `GROUP` inputs with a scale each; at 8 bits all blocks of a channel have the same.
 
     Args:
-        layer: whose weights it takes.
-        bits: of weights, 4 or 8.
+        layer: whose bias it takes.
+        integers: its weights, of 4 or 8 bits.
         whole: whether blocks of inputs have 8 bits too, each with a scale that is found when it comes; else
             inputs are float.
     """
@@ -130,10 +133,10 @@ class BlockLinear(nn.Module):
     scales: Tensor
     weight: Tensor
 
-    def __init__(self, layer: nn.Linear, bits: int, *, whole: bool) -> None:
+    def __init__(self, layer: nn.Linear, integers: Integers, *, whole: bool) -> None:
         super().__init__()
-        self.bits, self.whole = bits, whole
-        integers = Integers.of(layer.weight, bits)
+        self.whole = whole
+        self.bits = bits = integers.bits
         out, inputs = layer.weight.shape
         blocks = math.ceil(inputs / GROUP)
         middle = 2 ** (bits - 1)
@@ -157,14 +160,14 @@ class PlainBlockLinear(nn.Module):
     ONNX for it. Nothing is gained but that the file runs anywhere.
 
     Args:
-        layer: whose weights it takes.
-        bits: of weights, 8 or fewer.
+        layer: whose weights and bias it takes.
+        how: its weights are kept.
     """
 
-    def __init__(self, layer: nn.Linear, bits: int) -> None:
+    def __init__(self, layer: nn.Linear, how: Stored) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
-        store(self, "weight", bits)
+        store(self, "weight", how, "weight")
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(_in_blocks(x), self.weight, self.bias)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nas.layers.choice import Bits
 from nas.layers.quantizers import DynamicRange, QuantizedLinear
-from nas.quantize import CALIBRATED, DYNAMIC, Integers, Quantization, at_bits, stored_bits
+from nas.quantize import CALIBRATED, DYNAMIC, Integers, Quantization, Stored, at_bits, note_scales, stored
 
 KEY = "nas"
 SCALES = ".scales"
@@ -29,9 +29,9 @@ def save_packed(module: nn.Module, path: Path) -> None:
     if header is None:
         save_model(module, str(path))
     else:
-        bits, tensors = stored_bits(module), dict[str, Tensor]()
+        kept, tensors = stored(module), dict[str, Tensor]()
         for name, value in _values(module).items():
-            tensors |= _packed(name, value.detach().cpu(), bits.get(name, 32))
+            tensors |= _packed(name, value.detach().cpu(), kept.get(name))
         save_file(tensors, path, {KEY: header})
     path.chmod(0o644)  # the library writes for its owner alone
 
@@ -50,13 +50,15 @@ def load_packed(module: nn.Module, path: Path) -> nn.Module:
         load_model(module, str(path))
         return module
     module = with_header(module, header)
-    bits, values = stored_bits(module), _values(module)
-    wanted = {*values, *(f"{name}{SCALES}" for name, of in bits.items() if of < 16 and name in values)}
+    kept, values = stored(module), _values(module)
+    scaled = [name for name, how in kept.items() if how.bits < 16 and name in values]
+    wanted = {*values, *(f"{name}{SCALES}" for name in scaled)}
     if different := sorted(wanted ^ tensors.keys()):
         raise ValueError(f"`{different[0]}` is {'missing' if different[0] in wanted else 'unknown'}")
     with torch.no_grad():
         for name, value in values.items():
-            value.copy_(_unpacked(name, tensors, tuple(value.shape), bits.get(name, 32)))
+            value.copy_(_unpacked(name, tensors, tuple(value.shape), kept.get(name)))
+    note_scales(module, {name: tensors[f"{name}{SCALES}"] for name in scaled})
     return module
 
 
@@ -70,8 +72,8 @@ def _values(module: nn.Module) -> dict[str, Tensor]:
 def header_of(module: nn.Module) -> str | None:
     """What a file says of the bits of `module`, for `with_header`; None: 32 everywhere."""
     names = dict(module.named_parameters()).keys()  # a tied weight stands there once
-    bits = {name: of for name, of in stored_bits(module).items() if name in names}
-    if not bits:
+    kept = {name: how for name, how in stored(module).items() if name in names}
+    if not kept:
         return None
     layers = {name: m for name, m in module.named_modules() if isinstance(m, QuantizedLinear)}
     whole = {f"{name}.weight" if name else "weight" for name in layers}
@@ -79,9 +81,10 @@ def header_of(module: nn.Module) -> str | None:
     return json.dumps(
         {
             "version": 1,
-            "bits": {name: [of, 8 if name in whole else 32] for name, of in bits.items()},
+            "bits": {name: [how.bits, 8 if name in whole else 32] for name, how in kept.items()},
             "activations": DYNAMIC if dynamic else CALIBRATED,
             "images": dynamic[0].images if dynamic else 1,
+            "nested": any(how.nested for how in kept.values()),
         }
     )
 
@@ -109,27 +112,27 @@ def _read(header: str) -> tuple[dict[str, Bits], Quantization]:
         bits = {str(name): Bits(*of) for name, of in data["bits"].items()}
         if problems := [f"bits of `{n}` {problem}" for n, of in bits.items() if (problem := of.misfit())]:
             raise ValueError(problems[0])
-        return bits, Quantization(data["activations"], data["images"])
+        return bits, Quantization(data["activations"], data["images"], data["nested"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"its header must be as `nas export` writes it ({error!r})") from error
 
 
-def _packed(name: str, value: Tensor, bits: int) -> dict[str, Tensor]:
-    if bits == 32:
+def _packed(name: str, value: Tensor, how: Stored | None) -> dict[str, Tensor]:
+    if how is None:
         return {name: value.contiguous()}
-    if bits == 16:
+    if how.bits == 16:
         return {name: value.half().contiguous()}
-    integers = Integers.of(value, bits)
+    integers = how.integers(name, value)
     return {name: integers.packed(), f"{name}{SCALES}": integers.scales.contiguous()}
 
 
-def _unpacked(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, ...], bits: int) -> Tensor:
+def _unpacked(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, ...], how: Stored | None) -> Tensor:
     value = tensors[name]
-    if bits >= 16:
+    if how is None or how.bits == 16:
         if value.shape != shape:
             raise ValueError(f"`{name}` has shape {tuple(value.shape)}, the module's {shape}")
         return value
-    scales, wanted = tensors[f"{name}{SCALES}"], Integers.scales_shape(shape, bits)
+    scales, wanted = tensors[f"{name}{SCALES}"], Integers.scales_shape(shape, how.bits, how.nested)
     if value.dtype != torch.uint8 or scales.dtype != torch.float32 or scales.shape != wanted:
-        raise ValueError(f"`{name}` is not packed as {bits} bits of shape {shape}")
-    return Integers.unpacked(value, scales, shape, bits).weight()
+        raise ValueError(f"`{name}` is not packed as {how.bits} bits of shape {shape}")
+    return Integers.unpacked(value, scales, shape, how.bits).weight()

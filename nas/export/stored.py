@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from nas.quantize import GROUP, Integers
+from nas.quantize import GROUP, Integers, Stored
 
 _FLOAT = 1  # of ONNX
 
 
-def store(module: nn.Module, name: str, bits: int) -> None:
-    """Makes the parameter `name` of `module` one that the ONNX exporter writes in that many bits."""
+def store(module: nn.Module, name: str, how: Stored, path: str) -> None:
+    """Makes the parameter `name` of `module`, which `path` is called, one that exports write in few bits."""
     weight: Tensor = getattr(module, name).detach()
-    stored = _Half(weight) if bits == 16 else _Packed(Integers.of(weight, bits))
-    parametrize.register_parametrization(module, name, stored, unsafe=True)
+    kept = _Half(weight) if how.bits == 16 else _Packed(how.integers(path, weight))
+    parametrize.register_parametrization(module, name, kept, unsafe=True)
 
 
 class _Half(nn.Module):
@@ -68,7 +68,7 @@ class _Unpacked(torch.autograd.Function):
         if bits < 8:
             values = _signed(g, _digits(g, values, bits, shape[0] * inputs), bits)
         rows = _reshaped(g, values, [shape[0], inputs])
-        if bits < 8:  # the scale of each input's group
+        if scales.type().sizes()[1] > 1:  # the scale of each input's group
             group = _constant(g, torch.arange(inputs, dtype=torch.int32) // GROUP)
             scales = g.op("Gather", scales, group, axis_i=1)
         y = _reshaped(g, g.op("Mul", rows, scales), shape)

@@ -5,16 +5,21 @@ from nas.quantize.modules import (
     INTEGER,
     INTEGER_BLOCKS,
     AtBits,
+    Stored,
     at_bits,
     in_floats,
     kernel_of,
+    note_scales,
+    step_name,
+    stored,
     stored_bits,
+    weight_of_step,
     with_replaced,
     without_bits,
 )
 from nas.quantize.paths import FULL, BitsOf, bits_by_path, of_parameter
 from nas.quantize.settings import CALIBRATED, DYNAMIC, Quantization
-from nas.quantize.weights import GROUP, Integers, fake_quantize, payload_bytes
+from nas.quantize.weights import GROUP, Integers, fake_quantize, payload_bytes, scales_of
 
 __all__ = [
     "BLOCKS",
@@ -28,14 +33,20 @@ __all__ = [
     "BitsOf",
     "Integers",
     "Quantization",
+    "Stored",
     "at_bits",
     "bits_by_path",
     "fake_quantize",
     "in_floats",
     "kernel_of",
+    "note_scales",
     "of_parameter",
     "payload_bytes",
+    "scales_of",
+    "step_name",
+    "stored",
     "stored_bits",
+    "weight_of_step",
     "with_replaced",
     "without_bits",
 ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from nas.errors import ExportError
 from nas.layers.choice import Bits
 from nas.layers.quantizers import (
     GROUP,
@@ -20,6 +23,9 @@ from nas.layers.quantizers import (
 )
 from nas.quantize.paths import FULL, BitsOf, bits_by_path, of_parameter
 from nas.quantize.settings import DYNAMIC, Quantization
+from nas.quantize.weights import Integers, scales_of
+
+# --- builders -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,8 @@ class AtBits:
     """A builder whose modules are those of `build`, at the bits of their architecture.
 
     Linear layers that have inputs of 8 bits become `QuantizedLinear`, with the same names of parameters.
-    Weights are not rounded: whoever fills the module does that.
+    Weights are not rounded: whoever fills the module does that. Where scales are learned, modules have a
+    parameter more for each weight of 2, 4 or 8 bits (`step_name`), which they do not use themselves.
 
     Example:
         >>> model = AtBits(hierarchical.build)(architecture)
@@ -44,6 +51,10 @@ class AtBits:
         """`module` of an architecture, changed in place (or, if it is a linear layer itself, another), and
         the bits of its parameters by name."""
         return at_bits(module, lambda name: of_parameter(self.bits, architecture, name), self.quantization)
+
+    def deployed(self) -> AtBits:
+        """The builder of modules whose scales have been learned."""
+        return replace(self, quantization=replace(self.quantization, learned=False))
 
 
 def at_bits(
@@ -66,10 +77,155 @@ def at_bits(
             if (of := found[id(parameter)][1]).weight < 32:
                 low[name] = of
         if low:
-            _note(inner, {name: of.weight for name, of in low.items()})
+            _note(inner, {name: Stored(of.weight, quantization.nested) for name, of in low.items()})
             if type(inner) is nn.Linear and "weight" in low and low["weight"].activation < 32:
                 layers[id(inner)] = low["weight"]
-    return _replaced(module, layers, quantization), dict(found.values())
+    by_name = dict(found.values())
+    if layers:
+        module = _replaced(module, layers, quantization)
+    if quantization.learned:
+        by_name |= dict.fromkeys(_with_steps(module, by_name), FULL)
+    return module, by_name
+
+
+def _replaced(module: nn.Module, layers: dict[int, Bits], quantization: Quantization) -> nn.Module:
+    """`module` with those linear layers (by `id`) quantized."""
+    company = Company()
+
+    def quantized(layer: nn.Module) -> nn.Module:
+        assert isinstance(layer, nn.Linear)
+        new = QuantizedLinear(layer, _quantizer(layers[id(layer)].weight, quantization, company))
+        _note(new, _noted(layer))
+        return new
+
+    module = with_replaced(module, layers, quantized)
+    if quantization.activations == DYNAMIC:
+        company.hook(module)
+    return module
+
+
+def _quantizer(bits: int, quantization: Quantization, company: Company) -> nn.Module:
+    if bits < 8 or quantization.nested:
+        return DynamicBlocks()
+    if quantization.activations == DYNAMIC:
+        return DynamicRange(quantization.images, company)
+    return CalibratedRange()
+
+
+# --- learned scales -------------------------------------------------------------------------------
+
+_STEP = re.compile(r"_step_(2|4|8)$")
+
+
+def step_name(weight: str, bits: int) -> str:
+    """Of the parameter that holds what was learned of the scales of `weight` at those bits."""
+    return f"{weight}_step_{bits}"
+
+
+def weight_of_step(name: str) -> str | None:
+    """The weight whose scales a parameter is about; None for all other parameters."""
+    return _STEP.sub("", name) if _STEP.search(name) else None
+
+
+def _with_steps(module: nn.Module, bits: Mapping[str, Bits]) -> list[str]:
+    """Registers a parameter per weight of 2, 4 or 8 bits; a tied weight has one. Gives their names."""
+    names = []
+    for name, parameter in list(module.named_parameters()):
+        if bits[name].weight in (2, 4, 8):
+            prefix, _, last = name.rpartition(".")
+            step = nn.Parameter(torch.zeros(parameter.shape[0], device=parameter.device))
+            module.get_submodule(prefix).register_parameter(step_name(last, bits[name].weight), step)
+            names.append(step_name(name, bits[name].weight))
+    return names
+
+
+# --- how weights are kept -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """How a weight is kept.
+
+    Attributes:
+        bits: fewer than 32.
+        nested: see `Quantization`.
+        scales: (out, groups) of what it was rounded to; None: it was not, as in a module that was only built.
+    """
+
+    bits: int
+    nested: bool = False
+    scales: Tensor | None = None
+
+    def integers(self, name: str, weight: Tensor) -> Integers:
+        """The whole numbers of `weight`, which `name` is called.
+
+        Raises:
+            ExportError: it is not what it was rounded to.
+        """
+        if self.scales is None:
+            return Integers.of(weight, self.bits, scales_of(weight, self.bits, nested=self.nested))
+        integers = Integers.of(weight, self.bits, self.scales)
+        if not torch.equal(integers.weight(), weight.detach().to(torch.float32)):
+            raise ExportError(
+                f"`{name}` must be what it was rounded to at {self.bits} bits, but it was changed since. "
+                f"Train with the supernet of the architecture alone, and extract that again."
+            )
+        return integers
+
+
+_NOTE = "_stored"
+
+
+def _note(module: nn.Module, of: Mapping[str, Stored]) -> None:
+    setattr(module, _NOTE, dict(of))
+
+
+def _noted(module: nn.Module) -> dict[str, Stored]:
+    found: dict[str, Stored] = getattr(module, _NOTE, {})
+    return found
+
+
+def stored(module: nn.Module) -> dict[str, Stored]:
+    """How the weights of `module` are kept, by name, of those that `at_bits` found to have fewer than 32."""
+    return {
+        f"{prefix}.{name}" if prefix else name: of
+        for prefix, inner in module.named_modules()
+        for name, of in _noted(inner).items()
+    }
+
+
+def stored_bits(module: nn.Module) -> dict[str, int]:
+    """Their bits."""
+    return {name: of.bits for name, of in stored(module).items()}
+
+
+def note_scales(module: nn.Module, scales: Mapping[str, Tensor]) -> None:
+    """Notes, by name, on what scale the weights of `module` were rounded."""
+    first = {id(p): name for name, p in module.named_parameters()}
+    for inner in module.modules():
+        of = {
+            name: replace(how, scales=scales.get(first[id(inner._parameters[name])]))
+            for name, how in _noted(inner).items()
+        }
+        if of:
+            _note(inner, of)
+
+
+INTEGER, BLOCKS, INTEGER_BLOCKS = "integer", "block", "integer_block"
+
+
+def kernel_of(layer: nn.Module) -> str | None:
+    """Which kernel of few bits an export runs for a module: `INTEGER`, of whole numbers; of weights in blocks
+    of `GROUP`, `BLOCKS` and, for inputs in such blocks, `INTEGER_BLOCKS`; None: that of floats.
+    """
+    if isinstance(layer, QuantizedLinear):
+        return INTEGER_BLOCKS if isinstance(layer.quantizer, DynamicBlocks) else INTEGER
+    of = _noted(layer).get("weight")
+    in_blocks = type(layer) is nn.Linear and of and of.bits == 4 and layer.in_features % GROUP == 0
+    return BLOCKS if in_blocks else None
+
+
+# --- modules without ------------------------------------------------------------------------------
 
 
 def in_floats(module: nn.Module) -> nn.Module:
@@ -97,29 +253,6 @@ def _plain(layer: nn.Module) -> nn.Module:
     return plain
 
 
-def stored_bits(module: nn.Module) -> dict[str, int]:
-    """Bits of the weights of `module` by name, of those that `at_bits` found to have fewer than 32."""
-    return {
-        f"{prefix}.{name}" if prefix else name: bits
-        for prefix, inner in module.named_modules()
-        for name, bits in getattr(inner, _NOTE, {}).items()
-    }
-
-
-INTEGER, BLOCKS, INTEGER_BLOCKS = "integer", "block", "integer_block"
-
-
-def kernel_of(layer: nn.Module) -> str | None:
-    """Which kernel of few bits an export runs for a module: `INTEGER`, of whole numbers; of weights in blocks
-    of `GROUP`, `BLOCKS` and, for inputs in such blocks, `INTEGER_BLOCKS`; None: that of floats.
-    """
-    if isinstance(layer, QuantizedLinear):
-        return INTEGER_BLOCKS if isinstance(layer.quantizer, DynamicBlocks) else INTEGER
-    bits = getattr(layer, _NOTE, {}).get("weight")
-    in_blocks = type(layer) is nn.Linear and bits == 4 and layer.in_features % GROUP == 0
-    return BLOCKS if in_blocks else None
-
-
 def with_replaced(
     module: nn.Module, ids: Collection[int], make: Callable[[nn.Module], nn.Module]
 ) -> nn.Module:
@@ -136,36 +269,3 @@ def with_replaced(
             if child is not None and id(child) in ids:
                 parent._modules[name] = new(child)
     return new(module) if id(module) in ids else module
-
-
-_NOTE = "_stored_bits"
-
-
-def _note(module: nn.Module, bits: dict[str, int]) -> None:
-    setattr(module, _NOTE, bits)
-
-
-def _replaced(module: nn.Module, layers: dict[int, Bits], quantization: Quantization) -> nn.Module:
-    """`module` with those linear layers (by `id`) quantized."""
-    if not layers:
-        return module
-    company = Company()
-
-    def quantized(layer: nn.Module) -> nn.Module:
-        assert isinstance(layer, nn.Linear)
-        new = QuantizedLinear(layer, _quantizer(layers[id(layer)].weight, quantization, company))
-        _note(new, getattr(layer, _NOTE))
-        return new
-
-    module = with_replaced(module, layers, quantized)
-    if quantization.activations == DYNAMIC:
-        company.hook(module)
-    return module
-
-
-def _quantizer(bits: int, quantization: Quantization, company: Company) -> nn.Module:
-    if bits < 8:
-        return DynamicBlocks()
-    if quantization.activations == DYNAMIC:
-        return DynamicRange(quantization.images, company)
-    return CalibratedRange()

@@ -20,6 +20,10 @@ class Quantization:
             (`experiments/benchmarks/integer_forms.py`), and only the first answers an input whatever comes
             beside it.
         images: inputs that will come together where the range is dynamic: the batch size of deployment.
+        nested: whether weights of 2, 4 and 8 bits are the leading bits of the same whole numbers (Matryoshka
+            quantization, Nair et al., 2025); weights of 8 bits have a scale per group then, too, and so have
+            inputs of 8 bits before them.
+        learned: whether scales of weights are learned (LSQ, Esser et al., 2020).
 
     Raises:
         SpaceError: another value.
@@ -27,6 +31,8 @@ class Quantization:
 
     activations: str = CALIBRATED
     images: int = 1
+    nested: bool = False
+    learned: bool = False
 
     def __post_init__(self) -> None:
         if self.activations not in (CALIBRATED, DYNAMIC):
@@ -42,4 +48,9 @@ class Quantization:
                 f"`quantization.images` must be 1 where ranges are calibrated, since no input then depends "
                 f"on those beside it: got {self.images}. Set quantization.activations={DYNAMIC}, or leave it "
                 f"out."
+            )
+        if self.nested and self.learned:
+            raise SpaceError(
+                "`quantization.nested` and `quantization.learned` must not stand together: nested numbers "
+                "share one scale, which each width would learn anew. Leave one out."
             )

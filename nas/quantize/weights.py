@@ -20,10 +20,19 @@ from nas.layers.choice import BITS
 from nas.layers.quantizers import GROUP
 
 SCALE_BYTES = 4
+MASTER = 8
+"""Bits of the whole numbers of which nested ones are the leading bits."""
 
 
-def fake_quantize(weight: Tensor, bits: int) -> Tensor:
+def fake_quantize(weight: Tensor, bits: int, *, nested: bool = False, step: Tensor | None = None) -> Tensor:
     """`weight` (out, …) rounded to `bits`, in its own dtype; gradients pass straight through.
+
+    Args:
+        nested: whether 2, 4 and 8 bits are the leading bits of one whole number of 8, whose scale is shared
+            by a group (Matryoshka quantization, Nair et al., 2025, §3).
+        step: (out,) logarithm of a learned factor of the scales (learned step size quantization, Esser et
+            al., 2020, §2, which learns the scale itself): gradients reach it as there, by how far numbers
+            lie from their step, times 1 / √(numbers · largest).
 
     Raises:
         SpaceError: bits that are not among `BITS`.
@@ -33,10 +42,23 @@ def fake_quantize(weight: Tensor, bits: int) -> Tensor:
         return weight
     if bits == 16:
         return _Half.apply(weight)
-    groups = _grouped(weight, bits)
+    groups = _grouped(weight, bits <= 4 or nested)
+    if step is not None:
+        scale = _scales(groups, bits) * step.exp()[:, None, None]
+        return _flat(_Learned.apply(groups, scale, _largest(bits)), weight.shape)
+    if nested:
+        return _flat(_Nested.apply(groups, _scales(groups, MASTER), bits), weight.shape)
     scale = _scales(groups, bits)
-    rounded = _Round.apply(groups / scale) * scale
-    return _flat(rounded, weight.shape)
+    return _flat(_Round.apply(groups / scale) * scale, weight.shape)
+
+
+def scales_of(weight: Tensor, bits: int, *, nested: bool = False, step: Tensor | None = None) -> Tensor:
+    """(out, groups): what whole numbers of `fake_quantize` are multiplied by; 2, 4 or 8 bits."""
+    groups = _grouped(weight.detach(), bits <= 4 or nested)
+    if nested:
+        return (_scales(groups, MASTER) * 2 ** (MASTER - bits))[..., 0]
+    scale = _scales(groups, bits)
+    return (scale if step is None else scale * step.detach().exp()[:, None, None])[..., 0]
 
 
 @dataclass(frozen=True)
@@ -45,7 +67,8 @@ class Integers:
 
     Attributes:
         values: int8, of the shape of the weights.
-        scales: float32 (out, groups): a weight is its value times the scale of its group.
+        scales: float32 (out, groups): a weight is its value times the scale of its group. One group is all
+            inputs of a channel, several are of `GROUP` inputs each.
         bits: 2, 4 or 8.
     """
 
@@ -54,27 +77,27 @@ class Integers:
     bits: int
 
     @classmethod
-    def of(cls, weight: Tensor, bits: int) -> Integers:
-        """What `fake_quantize` rounds to.
+    def of(cls, weight: Tensor, bits: int, scales: Tensor | None = None) -> Integers:
+        """The nearest to `weight`: what it was rounded to, given the scales of that (`scales_of`).
 
         Raises:
             SpaceError: bits at which weights are not whole numbers.
         """
         if bits not in (2, 4, 8):
             raise SpaceError(f"Whole numbers must have 2, 4 or 8 bits: got {bits}.")
-        groups = _grouped(weight.detach(), bits)
-        scale = _scales(groups, bits)
-        values = _flat((groups / scale).round(), weight.shape).to(torch.int8)
-        return cls(values, scale[..., 0].to(torch.float32), bits)
+        scales = (scales_of(weight, bits) if scales is None else scales).to(torch.float32)
+        groups = _grouped(weight.detach(), scales.shape[1] > 1 or bits <= 4)
+        values = (groups / scales[..., None]).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        return cls(_flat(values, weight.shape).to(torch.int8), scales, bits)
 
     @staticmethod
-    def scales_shape(shape: tuple[int, ...], bits: int) -> tuple[int, int]:
+    def scales_shape(shape: tuple[int, ...], bits: int, nested: bool = False) -> tuple[int, int]:
         """Of the scales of weights of that shape."""
-        return shape[0], 1 if bits > 4 else math.ceil(math.prod(shape[1:]) / GROUP)
+        return shape[0], math.ceil(math.prod(shape[1:]) / GROUP) if bits <= 4 or nested else 1
 
     def weight(self) -> Tensor:
         """The weights, float32: equal to `fake_quantize` to the bit."""
-        groups = _grouped(self.values.to(torch.float32), self.bits)
+        groups = _grouped(self.values.to(torch.float32), self.scales.shape[1] > 1 or self.bits <= 4)
         return _flat(groups * self.scales[..., None], self.values.shape)
 
     def packed(self) -> Tensor:
@@ -105,12 +128,12 @@ class Integers:
         return cls(values.to(torch.int8).reshape(shape), scales, bits)
 
 
-def payload_bytes(shape: tuple[int, ...], bits: int) -> int:
+def payload_bytes(shape: tuple[int, ...], bits: int, *, nested: bool = False) -> int:
     """Bytes of a tensor packed at `bits`, scales included."""
     out, inputs = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
     if bits >= 16:
         return bits // 8 * out * inputs
-    scales = out if bits > 4 else out * math.ceil(inputs / GROUP)
+    scales = math.prod(Integers.scales_shape((out, inputs), bits, nested))
     return math.ceil(out * inputs * bits / 8) + SCALE_BYTES * scales
 
 
@@ -119,10 +142,15 @@ def _require_bits(bits: int) -> None:
         raise SpaceError(f"Weight bits must be one of {', '.join(map(str, BITS))}: got {bits}.")
 
 
-def _grouped(weight: Tensor, bits: int) -> Tensor:
+def _largest(bits: int) -> int:
+    """Whole number; its negative is the smallest."""
+    return 2 ** (bits - 1) - 1
+
+
+def _grouped(weight: Tensor, in_groups: bool) -> Tensor:
     """(out, …) to (out, groups, inputs of a group), padded with zeros, which no scale notices."""
     rows = weight.reshape(weight.shape[0], -1)
-    if bits > 4:
+    if not in_groups:
         return rows[:, None]
     padded = F.pad(rows, (0, -rows.shape[1] % GROUP))
     return padded.reshape(rows.shape[0], -1, GROUP)
@@ -135,7 +163,7 @@ def _flat(groups: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
 
 def _scales(groups: Tensor, bits: int) -> Tensor:
     """(out, groups, 1); 1 where all is 0."""
-    scale = groups.detach().abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    scale = groups.detach().abs().amax(dim=-1, keepdim=True) / _largest(bits)
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
@@ -161,3 +189,35 @@ class _Half(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
+
+
+class _Nested(torch.autograd.Function):
+    """The leading bits of numbers of `MASTER` bits on that scale, likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, bits: int) -> Tensor:
+        dropped = 2 ** (MASTER - bits)
+        leading = ((x / scale).round() / dropped).round().clamp(-(2 ** (bits - 1)), _largest(bits))
+        return leading * (scale * dropped)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad, None, None
+
+
+class _Learned(torch.autograd.Function):
+    """Rounding whose scale learns (Esser et al., 2020, eqs. 1 to 3, §2.2)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, largest: int) -> Tensor:
+        v = x / scale
+        rounded = v.round().clamp(-largest, largest)
+        inside = v.abs() <= largest
+        ctx.save_for_backward(torch.where(inside, rounded - v, rounded), inside)
+        ctx.share = 1 / math.sqrt(x[0].numel() * largest)
+        return rounded * scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        of_scale, inside = ctx.saved_tensors
+        return grad * inside, (grad * of_scale).sum(-1, keepdim=True) * ctx.share, None
