@@ -101,7 +101,7 @@ def of_ends(architecture: HierarchicalTransformer, _: Context, image_side: int) 
     for stage in stages:
         side = side if stage.down is None else stage.down.after(side)
     image = (1, architecture.channels, image_side, image_side)
-    stem, head = materialise(architecture.stem), materialise(architecture.head)
+    stem, head = (materialise(part, omit=BITS) for part in (architecture.stem, architecture.head))
     yield Piece(_stem, (stem, architecture.channels, stages[0].width), (image,)), architecture.stem
     tokens = sum(stage.token is not None for stage in stages)
     inputs = _parts(side, stages[-1].width, tokens)
@@ -113,7 +113,7 @@ def of_stage(stage: Stage, at: Context, image_side: int) -> Found:
     i, side = at.index("stages"), map_side(image_side, at, before=True)
     previous = at.root.stages[i - 1].width if i else None
     before, width = _tokens(at, before=True), previous or stage.width
-    down = materialise(stage.down)
+    down = materialise(stage.down, omit=BITS)
     if isinstance(down, QueryPooling) and i:  # the first block does it
         side, width, previous, down = down.after(side), stage.width, stage.width, None
     empty = Stage(stage.width, (), down, materialise(stage.position), materialise(stage.token))

@@ -102,6 +102,7 @@ class Head(Checked):
     norm: Norm | None = LayerNorm()
     norm_first: bool = True
     classifiers: int = 1
+    bits: Bits = Bits()
 
 
 @dataclass(frozen=True)

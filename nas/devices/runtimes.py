@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
+import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -60,14 +64,28 @@ class OnnxRuntime:
         """See `Runtime.prepare`."""
         path = folder / "model.onnx"
         export_onnx(with_ranges(module, [example]), example, path)
-        outputs, inputs = ["y"], {"x": example.numpy()}
+        return lambda: self.load(path, example.numpy())
 
-        def load() -> Run:
-            options = self._options(len(example))
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            return lambda: session.run(outputs, inputs)
+    def load(self, path: Path, x: np.ndarray) -> Run:
+        """One inference of `x` (B, …) by the file at `path`, loaded for that batch size."""
+        session = self._session(path, self._options(len(x)))
+        outputs, inputs = ["y"], {"x": x}
+        return lambda: session.run(outputs, inputs)
 
-        return load
+    def kernels(self, path: Path, x: np.ndarray) -> dict[str, int]:
+        """How often each kernel ran in one inference of `x` (B, …), by the runtime's own profile."""
+        with tempfile.TemporaryDirectory() as folder:
+            options = self._options(len(x))
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = self._session(path, options)
+            session.run(["y"], {"x": x})
+            events = json.loads(Path(session.end_profiling()).read_text())
+        ran = (e["args"]["op_name"] for e in events if e["name"].endswith("_kernel_time"))
+        return dict(Counter(ran))
+
+    def _session(self, path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def _options(self, batch: int) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()

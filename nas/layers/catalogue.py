@@ -59,7 +59,7 @@ Written by `python -m nas.layers.catalogue > docs/choices.md` from the classes t
 
 Genes are what a space may vary per block or per stage (`heads=oneof(1, 2, 4)`), with the values that
 tests and default spaces use; other values may stand in an architecture, kernels being odd.
-Options are fields that are usually fixed. Every mixer and channel mixer has `bits` besides.
+Options are fields that are usually fixed. Mixers, channel mixers, stems and downsampling have `bits` besides.
 [Spaces](spaces.md) shows how to use them.
 
 What is not there: `placement="sub"` for parts that have no last linear layer of their own to put a norm

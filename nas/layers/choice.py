@@ -110,6 +110,8 @@ class ChannelMixer(Choice):
 class Stem(Choice):
     """What makes a map of an image."""
 
+    bits: Bits = field(default=Bits(), kw_only=True)
+
     @property
     @abstractmethod
     def stride(self) -> int:
@@ -130,6 +132,8 @@ class Stem(Choice):
 @dataclass(frozen=True)
 class Downsample(Choice):
     """How a map comes from one stage to the next."""
+
+    bits: Bits = field(default=Bits(), kw_only=True)
 
     @property
     def stride(self) -> int:
