@@ -58,9 +58,10 @@ def figures(space: Space, image_side: int, quantization: Quantization = Quantiza
 
     They are those of the whole module, but for activations, since pieces get their inputs in order: beside a
     class token, where the whole copies slices, those differ by up to 10 % (and the peak by one token); where
-    a map is handed on as a permuted view (`PatchStem` without norm, then another norm than LayerNorm) by up
-    to 25 %. Work on a class token that nothing of the image has reached yet (`NoMixer` before the first
-    attention) is counted here and not in the whole module, where it is a constant.
+    a map is handed on as a permuted view (as convolutions without a norm after them do: `PatchStem`,
+    `ConvStem`, `CrossScaleDownsample`; then another norm than LayerNorm) by up to 25 %. Work on a class token
+    that nothing of the image has reached yet (`NoMixer` before the first attention) is counted here and not
+    in the whole module, where it is a constant.
 
     Example:
         >>> table = figures(space, 32)(genes)

@@ -7,6 +7,7 @@ What a mixer, a channel mixer, a norm, a stem … may be is in `nas.layers`, a f
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from itertools import islice, product
@@ -348,8 +349,14 @@ def _image(task: Any) -> tuple[int, int]:
         )
     channels, height, width = shape
     if height != width:
-        raise DataError(f"Images must be square for this space: got {height}×{width}. Crop or pad them.")
+        raise DataError(
+            f"Images must be square for this space: got {height}×{width}. Give `side` to `from_path` (--set "
+            f"side=32), or crop them."
+        )
     return channels, height
+
+
+LARGE_PATCH = 8  # pixels, beyond which the default is told of
 
 
 def _patch(side: int, stages: int) -> int:
@@ -357,6 +364,12 @@ def _patch(side: int, stages: int) -> int:
     for patch in range(1, side + 1):
         on_map = side // patch
         if side % patch == 0 and on_map <= max(8, step) and on_map % step == 0:
+            if patch > LARGE_PATCH:
+                warnings.warn(
+                    f"Images of {side} pixels are cut into patches of {patch} × {patch}, so that the map has "
+                    f"{on_map} × {on_map}. Give `patch`, such as 4, and more `widths` for more stages.",
+                    stacklevel=3,
+                )
             return patch
     raise DataError(
         f"The side of the images must be a multiple of {step}, so that {stages} stages can halve the map: "

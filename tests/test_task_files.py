@@ -132,6 +132,18 @@ class TestFolders:
         with pytest.warns(UserWarning, match=r"1 folders beside .*train that are none of train.*: more\."):
             from_path(root)
 
+    def test_hidden_parquet_files_are_passed_over(self, tmp_path):
+        root = folders(tmp_path / "pictures")
+        (root / ".cache").mkdir()
+        parquet(root / ".cache" / "x.parquet", names=("a", "b", "c"))
+        assert from_path(root).names == CLASSES
+
+    def test_pictures_beside_parquet_files_are_ambiguous(self, tmp_path):
+        root = folders(tmp_path / "pictures")
+        pq.write_table(pa.table({"file": ["cat/0.png"]}), root / "labels.parquet")
+        with pytest.raises(DataError, match=r"has both: labels\.parquet and cat/\. Give the path of the one"):
+            from_path(root)
+
     def test_side_cuts_the_middle(self, tmp_path):
         folders(tmp_path / "a")
         wide = np.zeros((6, 12, 3), np.uint8)

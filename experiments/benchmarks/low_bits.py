@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 
-from experiments.benchmarks.results import FOLDER, write
+from experiments.benchmarks.results import FOLDER, between_marks, table, write
 from nas.devices import OnnxRuntime
 from nas.devices.costs import count, macs
 from nas.devices.timing import round_robin, timing_lock
@@ -32,6 +32,7 @@ from search_spaces.hierarchical import HierarchicalTransformer, Stage, build
 WIDTHS = (48, 64, 96, 128, 192, 256)
 BATCHES = (1, 8)
 ROUNDS = 60
+PAGE = Path(__file__).parents[2] / "docs" / "bits.md"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,23 @@ def main() -> None:
     results = {"sizes": rows, "group": GROUP, "positions": 64, "rounds": ROUNDS}
     draw(rows)
     print(f"written to {write('low_bits', results)}")
+    PAGE.write_text(with_table(PAGE.read_text(), rows))
+
+
+def with_table(page: str, rows: list[dict[str, Any]]) -> str:
+    """`page` with a row for each form, and a column for each size."""
+
+    def cell(found: dict[str, Any]) -> str:
+        first, second = found["speedup"].values()
+        return f"{first:.2f} \\| {second:.2f}"
+
+    columns = ["MMACs", *(f"{row['mmacs']:.0f}" for row in rows), "bytes, % of fp32"]
+    lines = []
+    for form in FORMS[1:]:
+        of = [row["forms"][form.name] for row in rows]
+        shares = [100 * found["share_of_fp32"] for found in of]
+        lines.append([form.name, *map(cell, of), f"{max(shares):.1f} to {min(shares):.1f}"])
+    return between_marks(page, "python -m experiments.benchmarks.low_bits", table(columns, lines))
 
 
 def measured(width: int) -> dict[str, Any]:

@@ -68,8 +68,8 @@ class Block(Choice):
         ):
             return (
                 f"of topology={self.topology!r} must have one mixer, one ffn and a norm before: got "
-                f"ffn={self.ffn}, mixer2={self.mixer2}, ffn2={self.ffn2}, placement={self.placement!r}. "
-                f"Use topology='series'."
+                f"ffn={_name(self.ffn)}, mixer2={_name(self.mixer2)}, ffn2={_name(self.ffn2)}, "
+                f"placement={self.placement!r}. Use topology='series'."
             )
         if self.placement != "sub":
             return None
@@ -88,8 +88,13 @@ class Block(Choice):
             return None
         return (
             f"that pools queries must be in series, with a norm before one mixer: got "
-            f"topology={self.topology!r}, placement={self.placement!r}, mixer2={self.mixer2}."
+            f"topology={self.topology!r}, placement={self.placement!r}, mixer2={_name(self.mixer2)}."
         )
+
+
+def _name(part: Any) -> str:
+    """Of its class alone: a law that shows all of a part reads all its genes, and counting takes for ever."""
+    return "None" if part is None else str(part.__class__.__name__)
 
 
 class ResidualBlock(nn.Module):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,6 +59,10 @@ class Constraint:
             )
 
 
+PATIENCE = 10.0
+"""Seconds after which a space that is still counted says so."""
+
+
 class Space:
     """All architectures that `template`, a dataclass with holes, can become under `constraints`.
 
@@ -82,6 +88,7 @@ class Space:
         self._counts: Memo[int] = Memo()
         self._options: Memo[tuple[int, ...]] = Memo()
         self._refused = ""  # the first that a constraint said
+        self._patience: float | None = time.monotonic() + PATIENCE
         if not self.genes:
             self.check(template)
         if self.size == 0:
@@ -89,6 +96,7 @@ class Space:
                 f"A space must hold at least one legal architecture, but its constraints leave none: "
                 f"{self._refused or 'no choice is left.'}"
             )
+        self._patience = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Space, (self.template, self.constraints)
@@ -299,6 +307,14 @@ class Space:
             counts, reads = self._counts_per_option(i, genes)
             return sum(count for _, count in counts), reads
 
+        if self._patience is not None and time.monotonic() > self._patience:
+            self._patience = None
+            warnings.warn(
+                f"Counting a space of {len(self.genes)} genes goes on after {PATIENCE:g} s. What makes it "
+                f"slow are laws that read much of what comes before them, such as several kinds of "
+                f"downsampling beside many mixers; see docs/spaces.md.",
+                stacklevel=2,
+            )
         return self._counts.get(i, genes, compute)
 
     def _counts_per_option(self, i: int, genes: list[int]) -> tuple[list[tuple[int, int]], frozenset[int]]:

@@ -63,7 +63,7 @@ def from_path(
     """
     if not isinstance(path, (str, Path)):
         raise DataError(f"`data` must be a path: got {path!r}.")
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise DataError(f"`data` must be a path that exists: no file or folder {path}.")
     if path.suffix == ".npz":
@@ -171,11 +171,30 @@ def _hidden(path: Path) -> bool:
 
 
 def _is_parquet(path: Path) -> bool:
-    return path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet")))
+    if path.is_file():
+        return path.suffix == ".parquet"
+    files = _parquet_files(path)
+    pictures = [f for f in _folders_in(path) if any(_pictures_in(f))]
+    if files and pictures:
+        raise DataError(
+            f"{path} must hold parquet files or folders of images, but has both: "
+            f"{files[0].relative_to(path)} and {pictures[0].name}/. Give the path of the one, or move the "
+            f"other."
+        )
+    return bool(files)
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.rglob("*.parquet") if not _hidden(f.relative_to(folder)))
+
+
+def _pictures_in(folder: Path) -> Iterator[Path]:
+    files = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+    return (f for f in files if f.is_file() and not _hidden(f.relative_to(folder)))
 
 
 def _parquet(path: Path, side: int | None) -> tuple[dict[str, Pictures], tuple[str, ...]]:
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    files = [path] if path.is_file() else _parquet_files(path)
     test = [f for f in files if f != path and _is_test(f.relative_to(path))]
     pool = [f for f in files if f not in test]
     if not pool:
@@ -261,8 +280,8 @@ def _decoded(encoded: Iterable[tuple[str, bytes]], n: int, side: int | None) -> 
         if array.shape[:2] != images.shape[1:3]:
             sizes = [f"{width}×{height}" for height, width in (images.shape[1:3], array.shape[:2])]
             raise DataError(
-                f"Images must be of one size: got {sizes[0]}, and {where} is {sizes[1]}. Give `side`, to "
-                f"which they are scaled and cut."
+                f"Images must be of one size: got {sizes[0]}, and {where} is {sizes[1]}. Give `side` (--set "
+                f"side=32), to which they are scaled and cut."
             )
         if array.shape[2] > images.shape[3]:
             images = np.repeat(images, array.shape[2], 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -299,6 +301,38 @@ def test_holes_are_not_built(stage, path):
 def test_what_is_no_architecture_is_not_built():
     with pytest.raises(SpaceError, match="must be given a HierarchicalTransformer: got 'swin'"):
         hierarchical.build("swin")
+
+
+def test_arrangements_beside_all_mixers_are_counted_in_time(monkeypatch):
+    """A law whose message shows a whole part reads all its genes, and counting never ends."""
+
+    class Task:
+        classes, image_shape = 5, (3, 16, 16)
+
+    judged = 0
+    passes = Space._passes
+
+    def counted(self, *arguments):
+        nonlocal judged
+        judged += 1
+        assert judged < 300_000
+        return passes(self, *arguments)
+
+    monkeypatch.setattr(Space, "_passes", counted)
+    block = partial(
+        Block, topology=oneof("series", "parallel", "joint", "chain"), placement=oneof("pre", "post", "sub")
+    )
+    mixers, ffns = ([hierarchical.with_holes(c) for c in members(f)] for f in (Mixer, ChannelMixer))
+    space = hierarchical.space(Task, mixers=mixers[:8], ffns=ffns, depths=(0, 2), block=block)
+    assert space.size > 1e20
+
+
+def test_large_patches_are_told_of():
+    class Task:
+        classes, image_shape = 5, (3, 224, 224)
+
+    with pytest.warns(UserWarning, match="Images of 224 pixels are cut into patches of 28 × 28"):
+        hierarchical.space(Task)
 
 
 def test_a_head_finds_its_token():

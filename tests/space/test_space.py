@@ -344,3 +344,11 @@ class TestAdditive:
         calls = []
         Additive(space, {hierarchical.Stage: lambda stage, at: calls.append(1) or [stage.width]})(genes)
         assert len(calls) == 6  # 2 stages × 3 widths, whatever else differs
+
+
+def test_counting_that_takes_long_says_so(monkeypatch):
+    monkeypatch.setattr("nas.space.space.PATIENCE", -1.0)
+    with pytest.warns(
+        UserWarning, match=r"Counting a space of \d+ genes goes on after .*laws that read much"
+    ):
+        Space(TINY)
