@@ -315,7 +315,7 @@ def test_arrangements_beside_all_mixers_are_counted_in_time(monkeypatch):
     def counted(self, *arguments):
         nonlocal judged
         judged += 1
-        assert judged < 90_000  # 43,440 at the time of writing; four times that where a message shows its `ffn`
+        assert judged < 90_000  # 43,440 when written; four times that where a message shows its `ffn`
         return passes(self, *arguments)
 
     monkeypatch.setattr(Space, "_passes", counted)
