@@ -125,7 +125,7 @@ class Experiment:
 
     def at_bits(self) -> AtBits:
         """The builder, whose modules know their bits."""
-        return AtBits(self.build, self.bits, self.quantization).deployed()
+        return AtBits(self.build, self.bits, self.quantization)
 
     def _supernet(self, space: Space, seed: int) -> Supernet:
         return Supernet(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nas.errors import LayoutError
 from nas.layers.choice import Bits
 from nas.layout import Layout
-from nas.quantize import AtBits, weight_of_step
+from nas.quantize import AtBits, step_name, weight_of_step
 
 Build = Callable[[Any], nn.Module]
 LayoutsOf = Callable[[Any], Mapping[str, Layout]]
@@ -26,8 +26,8 @@ class Skeleton:
     """A module on the meta device, and what it asks of the bank."""
 
     module: nn.Module
-    parameters: dict[str, tuple[tuple[int, ...], Layout]]
-    bits: dict[str, Bits]  # by the same names
+    parameters: dict[str, tuple[tuple[int, ...], Layout]]  # and steps of learned scales, which no module has
+    bits: dict[str, Bits]  # of parameters
     buffers: dict[str, Tensor]
     unknown_layouts: frozenset[str]  # names of `layouts=` that this module does not have
 
@@ -71,9 +71,10 @@ def skeleton_of(build: AtBits, layouts_of: LayoutsOf | None, architecture: Any) 
                 f"layout says {declared[name].shape}."
             )
     parameters = {name: (shape, declared.get(name, Layout(shape))) for name, shape in shapes.items()}
-    for name in parameters:
-        if weight := weight_of_step(name):
-            parameters[name] = shapes[name], _rows(parameters[weight][1], shapes[name][0])
+    if build.quantization.learned:
+        for name, (shape, layout) in list(parameters.items()):
+            if (few := bits[name].weight) in (2, 4, 8):
+                parameters[step_name(name, few)] = shape[:1], _rows(layout, shape[0])
     return Skeleton(module, parameters, bits, _buffers(module, build, architecture), frozenset(given))
 
 
@@ -116,6 +117,8 @@ def by_parameter(skeleton: Skeleton, state: Mapping[str, Tensor]) -> dict[str, T
     """The tensors of a state dict under the names of the bank: one per tied weight, no buffers."""
     first = {id(p): name for name, p in skeleton.module.named_parameters()}
     names = {n: first[id(p)] for n, p in skeleton.module.named_parameters(remove_duplicate=False)}
+    steps = {name for name in skeleton.parameters if weight_of_step(name)}
+    names |= {name: name for name in steps}
     buffers = {n for n, _ in skeleton.module.named_buffers(remove_duplicate=False)}
     found: dict[str, Tensor] = {}
     for alias in (n for n in names if n in state):
@@ -125,7 +128,7 @@ def by_parameter(skeleton: Skeleton, state: Mapping[str, Tensor]) -> dict[str, T
                 f"differ. Leave one of them out, or build an architecture that does not tie them."
             )
     problems = {
-        "missing": sorted(skeleton.parameters.keys() - found.keys()),
+        "missing": sorted(skeleton.parameters.keys() - found.keys() - steps),
         "unknown": sorted(state.keys() - names.keys() - buffers),
         "of another shape": [
             f"{n} {tuple(value.shape)} for {skeleton.parameters[n][0]}"

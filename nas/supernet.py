@@ -112,7 +112,7 @@ class Supernet:
         self, architecture: Any, *, quantized: bool = True, slices: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Slices of the bank for a subnet, cut, then rounded to its bits; gradients reach the bank, or
-        `slices`.
+        `slices`. Those that are not rounded have steps of learned scales beside them.
 
         Where none are taken they require them all the same, as the parameters of a module do: on that depends
         how PyTorch multiplies inputs that do not lie in one piece, and so the last bit.
@@ -143,9 +143,8 @@ class Supernet:
             return latent
         nested = self.build.quantization.nested
         return {
-            name: fake_quantize(weight, bits, nested=nested, step=latent.get(step_name(name, bits)))
-            for name, weight in latent.items()
-            for bits in (skeleton.bits[name].weight,)
+            name: fake_quantize(latent[name], of.weight, nested=nested, step=_step(latent, name, of))
+            for name, of in skeleton.bits.items()
         }
 
     def slices(self, boxes: Mapping[str, Box]) -> dict[str, Tensor]:
@@ -188,8 +187,7 @@ class Supernet:
 
         `quantized=False` gives the latent weights, from which to train on.
         """
-        build = self.build.deployed() if quantized else self.build
-        module = build(architecture).eval()
+        module = self.build(architecture).eval()
         with torch.no_grad():
             weights = self.weights(architecture, quantized=quantized)
             if quantized:
@@ -205,9 +203,7 @@ class Supernet:
         """What the whole numbers of a subnet's weights are multiplied by, by name."""
         latent, nested = self.weights(architecture, quantized=False), self.build.quantization.nested
         return {
-            name: scales_of(
-                latent[name], of.weight, nested=nested, step=latent.get(step_name(name, of.weight))
-            )
+            name: scales_of(latent[name], of.weight, nested=nested, step=_step(latent, name, of))
             for name, of in self._skeleton(architecture).bits.items()
             if of.weight in (2, 4, 8)
         }
@@ -382,7 +378,17 @@ class Supernet:
                 for name, parameter in self.build(chosen).named_parameters():
                     if source[name][1] == chosen:
                         bank[name] = _grown(name, parameter, layouts[name][1], self.stored[name])
+        for name in filter(
+            weight_of_step, self.stored
+        ):  # scales begin as they are where they are not learned
+            bank[name] = nn.Parameter(torch.zeros(self.stored[name].shape))
         return {name: bank[name] for name in self.stored}
+
+
+def _step(latent: Mapping[str, Tensor], name: str, of: Bits) -> Tensor | None:
+    """What was learned of the scales of a weight (out,); None where nothing is."""
+    step = latent.get(step_name(name, of.weight))
+    return None if step is None else step.reshape(-1)
 
 
 def _stored(skeletons: Iterable[Skeleton], before: Mapping[str, Layout] | None = None) -> dict[str, Layout]:

@@ -173,7 +173,7 @@ def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
     alone = experiment.alone(piece.architecture, experiment.seed)
     recipe = replace(experiment.training.alone(piece.architecture), threads=1, ema=0.0, project=False)
     if piece.kind == FINE_TUNED:
-        latent = shared.supernet.extract(piece.architecture, quantized=False)
+        latent = shared.supernet.weights(piece.architecture, quantized=False)
         alone = alone.with_weights(latent, piece.architecture)
         distillation = Distillation(in_place=0.0, external=what.external, teacher=shared.teacher)
         rate = experiment.training.learning_rate * what.learning_rate

@@ -33,8 +33,7 @@ class AtBits:
     """A builder whose modules are those of `build`, at the bits of their architecture.
 
     Linear layers that have inputs of 8 bits become `QuantizedLinear`, with the same names of parameters.
-    Weights are not rounded: whoever fills the module does that. Where scales are learned, modules have a
-    parameter more for each weight of 2, 4 or 8 bits (`step_name`), which they do not use themselves.
+    Weights are not rounded: whoever fills the module does that.
 
     Example:
         >>> model = AtBits(hierarchical.build)(architecture)
@@ -51,10 +50,6 @@ class AtBits:
         """`module` of an architecture, changed in place (or, if it is a linear layer itself, another), and
         the bits of its parameters by name."""
         return at_bits(module, lambda name: of_parameter(self.bits, architecture, name), self.quantization)
-
-    def deployed(self) -> AtBits:
-        """The builder of modules whose scales have been learned."""
-        return replace(self, quantization=replace(self.quantization, learned=False))
 
 
 def at_bits(
@@ -83,8 +78,6 @@ def at_bits(
     by_name = dict(found.values())
     if layers:
         module = _replaced(module, layers, quantization)
-    if quantization.learned:
-        by_name |= dict.fromkeys(_with_steps(module, by_name), FULL)
     return module, by_name
 
 
@@ -118,25 +111,13 @@ _STEP = re.compile(r"_step_(2|4|8)$")
 
 
 def step_name(weight: str, bits: int) -> str:
-    """Of the parameter that holds what was learned of the scales of `weight` at those bits."""
+    """Of what is learned of the scales of `weight` at those bits. A bank holds it, no module does."""
     return f"{weight}_step_{bits}"
 
 
 def weight_of_step(name: str) -> str | None:
-    """The weight whose scales a parameter is about; None for all other parameters."""
+    """The weight whose scales a name is about; None for that of a parameter."""
     return _STEP.sub("", name) if _STEP.search(name) else None
-
-
-def _with_steps(module: nn.Module, bits: Mapping[str, Bits]) -> list[str]:
-    """Registers a parameter per weight of 2, 4 or 8 bits; a tied weight has one. Gives their names."""
-    names = []
-    for name, parameter in list(module.named_parameters()):
-        if bits[name].weight in (2, 4, 8):
-            prefix, _, last = name.rpartition(".")
-            step = nn.Parameter(torch.zeros(parameter.shape[0], device=parameter.device))
-            module.get_submodule(prefix).register_parameter(step_name(last, bits[name].weight), step)
-            names.append(step_name(name, bits[name].weight))
-    return names
 
 
 # --- how weights are kept -------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from training.small import (
 )
 
 from nas.errors import ExportError, RunError
-from nas.export.subnet import export_subnet
+from nas.export import Subnet, export_subnet
 from nas.tasks import Batch
 from nas.training import Distillation, Nested, OneBatch, SinglePath, soft_loss
 
@@ -167,7 +167,8 @@ def test_an_export_teaches(task, supernet, tmp_path, monkeypatch):
     module = supernet.extract(architecture)
     folder = tmp_path / "export"
     json_form = supernet.space.to_json(architecture)
-    export_subnet(module, json_form, torch.zeros(2, 1, 8, 8), folder, formats=("safetensors",), card="")
+    given = Subnet(module, json_form, torch.zeros(2, 1, 8, 8))
+    export_subnet(given, folder, formats=("safetensors",), cards=lambda checks: {})
 
     def gradients(teacher, name):
         distillation = Distillation(in_place=0.5, external=0.5, teacher=teacher)
