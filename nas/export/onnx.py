@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nas.errors import ExportError
 from nas.export.deployable import deployable
+from nas.export.folding import fold_affines, with_affine_norms
 
 BATCH = "batch"
 """Name of the free dimension of input `x` and output `y`."""
@@ -41,10 +42,14 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, portable: boo
         ExportError: the module holds something that ONNX cannot say.
     """
     written = deployable(module, portable=portable)
+    folding = written is module
+    if written is module:
+        written = copy.deepcopy(module).eval()
+    written = with_affine_norms(written)
     try:
         with _known_warnings_silenced():
             torch.onnx.export(
-                copy.deepcopy(module).eval() if written is module else written,
+                written,
                 (example,),
                 str(path),
                 dynamo=False,
@@ -52,7 +57,7 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, portable: boo
                 input_names=["x"],
                 output_names=["y"],
                 dynamic_axes={"x": {0: BATCH}, "y": {0: BATCH}},
-                do_constant_folding=written is module,  # else it would make floats of whole numbers
+                do_constant_folding=folding,  # else it would make floats of whole numbers
             )
     except (RuntimeError, ValueError, TypeError) as error:  # the exporter's own derive from these
         reason = str(error).splitlines()[0]
@@ -64,10 +69,11 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, portable: boo
 
 
 def _slim(path: Path) -> None:
-    """Takes away what no runtime reads: names of nodes, long names of what flows between them, notes. In a
-    small model that is most of the file."""
+    """Folds norms into products, and takes away what no runtime reads: names of nodes, long names of what
+    flows between them, notes. In a small model that is most of the file."""
     model = onnx.load(path)
     graph = model.graph
+    fold_affines(graph)
     if any(a.HasField("g") for node in graph.node for a in node.attribute):
         return  # graphs inside use names of this one
     kept = {value.name for value in (*graph.initializer, *graph.input, *graph.output)} | {""}

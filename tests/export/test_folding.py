@@ -1,0 +1,72 @@
+"""Batch norms in front of products are part of them in an exported file."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from nas.export.onnx import check_onnx, export_onnx
+from nas.layers import BatchNorm, Bits, Block, Global, Mlp, PatchStem, RepBN
+from nas.layers.mixers.depthwise import DepthwiseConv
+from nas.space import Space
+from nas.supernet import Supernet
+from search_spaces.hierarchical import Head, HierarchicalTransformer, Stage, build
+
+
+def operators(path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def lively(module: nn.Module) -> nn.Module:
+    """With statistics and factors that are not 0 and 1."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for inner in module.modules():
+            if isinstance(inner, nn.BatchNorm1d):
+                for tensor in (inner.weight, inner.running_var):
+                    tensor.uniform_(0.5, 2)
+                for tensor in (inner.bias, inner.running_mean):
+                    tensor.uniform_(-1, 1)
+    return module.eval()
+
+
+def network(norm, mixer=None) -> nn.Module:
+    block = Block(mixer or Global(2), Mlp(2), norm)
+    stage = Stage(16, (block, block))
+    return lively(
+        build(HierarchicalTransformer(PatchStem(2), (stage,), 5, head=Head(norm=norm, norm_first=False)))
+    )
+
+
+@pytest.mark.parametrize("norm", [BatchNorm(), RepBN()])
+def test_a_network_has_no_norm_left(norm, tmp_path):
+    module, x = network(norm), torch.rand(2, 1, 8, 8)
+    export_onnx(module, x, tmp_path / "model.onnx")
+    assert "BatchNormalization" not in operators(tmp_path / "model.onnx")
+    assert check_onnx(tmp_path / "model.onnx", module, x) < 1e-5
+    sums = [n for n in onnx.load(tmp_path / "model.onnx").graph.node if n.op_type == "Mul"]
+    plain = network(norm)
+    for parent in list(plain.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, nn.BatchNorm1d):
+                parent._modules[name] = nn.Identity()
+    export_onnx(plain, x, tmp_path / "plain.onnx")
+    assert len(sums) == operators(tmp_path / "plain.onnx").count("Mul")
+
+
+def test_a_norm_that_others_read_too_stays(tmp_path):
+    module, x = network(RepBN(), DepthwiseConv(3)), torch.rand(2, 1, 8, 8)
+    export_onnx(module, x, tmp_path / "model.onnx")
+    assert check_onnx(tmp_path / "model.onnx", module, x) < 1e-5
+
+
+def test_whole_numbers_are_left_as_they_are(tmp_path):
+    """A factor by input would need a scale by input."""
+    block = Block(Global(2, bits=Bits(8, 8)), Mlp(2, bits=Bits(8)), RepBN())
+    chosen = HierarchicalTransformer(PatchStem(2), (Stage(16, (block,)),), 5)
+    supernet, x = Supernet(build, Space(chosen)), torch.rand(4, 1, 8, 8)
+    module = supernet.extract(chosen, buffers=supernet.calibrate(chosen, [x]))
+    export_onnx(module, x, tmp_path / "model.onnx")
+    assert check_onnx(tmp_path / "model.onnx", module, x) < 5e-3
