@@ -24,7 +24,7 @@ from nas.devices.costs import count
 from nas.errors import NasError, RunError
 from nas.evaluation import SIZE_BYTES, Measure
 from nas.objectives import Objective
-from nas.quantize import AtBits, BitsOf, Quantization, bits_by_path
+from nas.quantize import CALIBRATED, DYNAMIC, AtBits, BitsOf, Quantization, bits_by_path
 from nas.searchers import NSGA2
 from nas.settings import describe, replaced
 from nas.skeleton import Build, LayoutsOf
@@ -267,6 +267,15 @@ def check_settings(experiment: Experiment) -> Experiment:
             raise RunError(f"`{name}` must be {low} or more: got {value}. Change it with --set.")
     if not experiment.devices:
         raise RunError("`devices` must hold a device or more, but is empty.")
+    how = experiment.quantization
+    others = [d for d in experiment.devices if how.activations == DYNAMIC and d.batch != how.images]
+    if others:
+        raise RunError(
+            f"`quantization.images` must be the batch size of the devices where ranges are {DYNAMIC}, since "
+            f"an input's answer depends on those beside it: got {how.images}, and {others[0].name} gets "
+            f"{others[0].batch}. Set quantization.images={others[0].batch}, or quantization.activations="
+            f"{CALIBRATED}."
+        )
     if not re.fullmatch(r"\w[\w.-]*", experiment.name):
         raise RunError(f"`name` must be fit for a directory, such as digits-2: got {experiment.name!r}.")
     if experiment.tracking is not None and not isinstance(experiment.tracking, str):

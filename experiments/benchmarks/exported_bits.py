@@ -2,11 +2,11 @@
 
     python -m experiments.benchmarks.exported_bits DATA [share/shares]
 
-Three plain transformers of 64 positions and six blocks, 6, 13 and 47 million multiply-accumulates, each trained
-once on 10,000 images with bits drawn anew for every mixer and channel mixer in every step. Then, with all parts at
-the same bits (and once at mixed ones), the 5,000 images of *select* go through the supernet and through the ONNX
-file that is exported of it. DATA is as of `cifar10_small`. A size is done once and kept, with the classes that
-both gave, in results/exported_bits/.
+Three plain transformers of 64 positions and six blocks, 6, 13 and 47 million multiply-accumulates, each
+trained once on 10,000 images with bits drawn anew for every mixer and channel mixer in every step. Then, with
+all parts at the same bits (and once at mixed ones), the 5,000 images of *select* go through the supernet and
+through the ONNX file that is exported of it. DATA is as of `cifar10_small`. A size is done once and kept,
+with the classes that both gave, in results/exported_bits/.
 """
 
 from __future__ import annotations
