@@ -163,10 +163,12 @@ MOST_INPUTS = 2000
 def _evidence(
     supernet: Supernet, architecture: Any, buffers: Mapping[str, Tensor], task: Task, size: int
 ) -> Evidence:
-    """Inputs of *select* in batches of `size`, with the subnet's answers in the supernet."""
+    """Inputs of *select* in batches of `size`, or fewer where there are, with the subnet's answers in the
+    supernet."""
     batches: list[Batch] = []
     for batch in task.batches("select"):
         (inputs,) = batch.inputs
+        size = min(size, len(inputs))
         whole = len(inputs) - len(inputs) % size
         parts = zip(inputs[:whole].split(size), batch.targets[:whole].split(size), strict=True)
         batches += [Batch((x,), targets) for x, targets in parts]
