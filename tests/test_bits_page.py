@@ -39,6 +39,11 @@ def test_integer_kernels_ran():
         assert not {"MatMulNBits", "MatMulIntegerToFloat"} & kernels[FP32].keys()
 
 
+def test_one_product_for_three_does_not_pay():
+    rows = json.loads((FOLDER / "fused_qkv.json").read_text())["rows"]
+    assert 0.95 <= min(row["speedup"] for row in rows) <= max(row["speedup"] for row in rows) <= 1.0
+
+
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
 def test_its_code_runs(code):
     exec(compile(code, "docs/bits.md", "exec"), {})

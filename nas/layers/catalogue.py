@@ -64,7 +64,7 @@ Options are fields that are usually fixed. Mixers, channel mixers, stems and dow
 
 What is not there: `placement="sub"` for parts that have no last linear layer of their own to put a norm
 before (they are refused); AFT-conv's normalisation of its biases over the kernel. Stochastic depth, dropout
-and masks belong to training. RepBN is folded by `nas.layers.norms.folded`, not by exports yet.
+and masks belong to training. Exports fold RepBN and BatchNorm into the products of floats that read them.
 """
 
 
