@@ -6,6 +6,7 @@ than it must, since counting and sampling try it for every combination of what i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -187,14 +188,25 @@ class NeverGoesBack:
         early = [m for m in (block.mixer, block.mixer2) if isinstance(m, self.early)]
         if not early:
             return None
-        stage, i = context.index("stages"), context.index("blocks")
-        before = [b for s in context.root.stages[:stage] for b in s.blocks] + list(context.parent.blocks[:i])
-        if any(isinstance(m, self.late) for b in before for m in (b.mixer, b.mixer2)):
-            return (
-                f"must not go back: {early[0].__class__.__name__} comes after one of "
-                f"{', '.join(c.__name__ for c in self.late)}."
-            )
+        for mixers in _mixers_before(context):  # the nearest first: an `early` one has passed this law itself
+            if any(isinstance(m, self.late) for m in mixers):
+                return (
+                    f"must not go back: {early[0].__class__.__name__} comes after one of "
+                    f"{', '.join(c.__name__ for c in self.late)}."
+                )
+            if any(isinstance(m, self.early) for m in mixers):
+                return None
         return None
+
+
+def _mixers_before(context: Context) -> Iterator[tuple[Mixer | None, ...]]:
+    """Of the blocks before one, from the nearest on."""
+    stage, i = context.index("stages"), context.index("blocks")
+    for block in reversed(list(context.parent.blocks[:i])):
+        yield block.mixer, block.mixer2
+    for j in reversed(range(stage)):
+        for block in reversed(list(context.root.stages[j].blocks)):
+            yield block.mixer, block.mixer2
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def test_every_block_runs(capsys):
     genes = names["space"].encode(names["architecture"])
     (cost,) = names["figures"](genes)[:, names["mmacs"]]
     assert 1 <= cost <= 2
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     spaces = {id(value): value for value in names.values() if isinstance(value, Space)}
     assert len(spaces) >= 2
     rng = np.random.default_rng(0)

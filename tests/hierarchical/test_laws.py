@@ -327,6 +327,37 @@ def test_arrangements_beside_all_mixers_are_counted_in_time(monkeypatch):
     assert space.size > 1e20
 
 
+def test_never_going_back_is_counted_in_time(monkeypatch):
+    """The nearest block that the law is about says all; to look at every earlier one would take for ever."""
+
+    class Task:
+        classes, image_shape = 5, (3, 64, 64)
+
+    judged = 0
+    passes = Space._passes
+
+    def counted(self, *arguments):
+        nonlocal judged
+        judged += 1
+        assert judged < 12_000  # 5,586 when written
+        return passes(self, *arguments)
+
+    monkeypatch.setattr(Space, "_passes", counted)
+    order = Constraint(Block, NeverGoesBack(late=(Global,), early=(Pooling,)))
+    mixers = Pooling(3), Global(oneof(1, 2, 4))
+    stated = {"widths": ((16, 32),) * 4, "depths": (1, 4), "bits": (32,), "mixers": mixers}
+    assert hierarchical.space(Task, **stated, constraints=[order]).size > 1e10
+
+
+@pytest.mark.parametrize("topology", ["series", "joint", "chain", "parallel"])
+def test_no_mixer_beside_a_class_token(topology):
+    blocks = Block(NoMixer(), Mlp(2), topology=topology), Block(Global(2), Mlp(2))
+    stage = Stage(16, blocks, token=ClassToken())
+    architecture = HierarchicalTransformer(PatchStem(2), (stage,), 4, head=hierarchical.Head("token"))
+    assert Space(architecture, laws(8)).size == 1
+    assert hierarchical.build(architecture)(torch.rand(2, 1, 8, 8)).shape == (2, 4)
+
+
 def test_large_patches_are_told_of():
     class Task:
         classes, image_shape = 5, (3, 224, 224)

@@ -17,4 +17,11 @@ class NoMixer(Mixer):
     has_weights = False
 
     def build(self, width: int) -> nn.Module:
-        return nn.Identity()  # which a block leaves out, norm and all
+        return Untouched()  # which a block in series leaves out, norm and all
+
+
+class Untouched(nn.Identity):
+    """Gives a map, and what is beside it, as it comes."""
+
+    takes_tokens = True
+    pointwise = True
