@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ def file_hash(path: Path) -> str:
     """12 hex digits of the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+ID = re.compile(r"[0-9a-f]{12}")
+"""The name of an architecture."""
 
 
 class RunDirectory:
@@ -69,7 +74,15 @@ class RunDirectory:
             write_atomically(self.path / "experiment.py", file.read_text(encoding="utf-8"))
 
     def read_front(self) -> list[dict[str, Any]]:
-        return list(self._json("front.json")) if self.front.exists() else []
+        entries = list(self._json("front.json")) if self.front.exists() else []
+        for entry in entries:
+            if not (isinstance(entry, Mapping) and ID.fullmatch(str(entry.get("id")))):
+                found = entry.get("id") if isinstance(entry, Mapping) else entry
+                raise RunError(
+                    f"{self.front} must hold entries whose id is 12 hex digits, of which paths are made: got "
+                    f"{found!r}. Remove the file and verify again."
+                )
+        return entries
 
     def write_front(self, entries: Sequence[Mapping[str, Any]]) -> None:
         write_atomically(self.front, json.dumps(list(entries), indent=1) + "\n")

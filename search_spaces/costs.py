@@ -234,7 +234,7 @@ def _summed(space: Space, image_side: int, of: Of, columns: int, maxima: tuple[i
     return Additive(space, rules, maxima)
 
 
-FEW = frozenset({Bits(4), Bits(4, 8), Bits(8, 8), Bits(2, 8)})
+FEW = frozenset({Bits(4), Bits(4, 8), Bits(8, 8)})
 """Bits for which there may be a kernel of its own; all others run as floats."""
 
 

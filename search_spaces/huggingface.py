@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nas.architecture import from_json, reachable_from, to_json
 from nas.errors import ExportError, NasError
 from nas.export.packed import header_of, with_header
+from nas.quantize import in_floats
 from nas.layers.catalogue import FAMILIES, members
 from search_spaces.hierarchical import HierarchicalTransformer, build
 from search_spaces.pretrained.libraries import prepare
@@ -26,6 +27,7 @@ from search_spaces.pretrained.libraries import prepare
 prepare()
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForImageClassification,
     PreTrainedConfig,
     PreTrainedModel,
@@ -97,6 +99,11 @@ def save(module: nn.Module, architecture: Mapping[str, Any], folder: Path) -> No
     """
     logging.disable_progress_bar()  # ours are the only bars
     if (stock := _stock(module)) is not None:
+        if in_floats(module) is not module:
+            raise ExportError(
+                f"A class of transformers must fit, but {type(stock).__name__} takes inputs of layers as "
+                f"they are, and this subnet rounds some to 8 bits. Leave huggingface out with --format."
+            )
         stock.save_pretrained(folder)
         return
     try:
@@ -144,4 +151,5 @@ def _built(config: HierarchicalConfig) -> nn.Module:
 
 
 AutoConfig.register(HierarchicalConfig.model_type, HierarchicalConfig)
-AutoModelForImageClassification.register(HierarchicalConfig, HierarchicalForImageClassification)
+for auto in (AutoModel, AutoModelForImageClassification):
+    auto.register(HierarchicalConfig, HierarchicalForImageClassification)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from training.small import RECIPE, made_up_supernet, made_up_task
 
+from nas.errors import RunError
 from nas.experiment import Experiment
 from nas.phases.finetune import FINE_TUNED, SCRATCH, Finetuning, Piece, Shared, _train_on
 from nas.tasks import Tally
@@ -106,3 +109,14 @@ def test_other_settings_and_other_weights_have_other_files(tmp_path):
     one, longer = Finetuning(3), Finetuning(4)
     assert len({files("w", one, piece), files("v", one, piece), files("w", longer, piece)}) == 3
     assert files("w", one, scratch) == files("w", longer, scratch)
+
+
+@pytest.mark.parametrize("file", ["../../victim.safetensors", "/tmp/victim.safetensors", "a/b.safetensors"])
+def test_records_name_files_of_their_own_folder(tmp_path, file):
+    phase = sys.modules["nas.phases.finetune"]
+    path = tmp_path / phase.INDEX
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([{"weights": "w", "file": file}]))
+    run = SimpleNamespace(directory=SimpleNamespace(path=tmp_path), weights="w")
+    with pytest.raises(RunError, match="must name files of its own folder: got"):
+        phase.records(run)

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from nas.architecture import to_json
+from nas.calibration import gathering
 from nas.errors import ExportError
 from nas.export import Subnet, export_subnet
 from nas.layers import Bits, Block, Global, Mlp, PatchMerging, PatchStem, Window
 from nas.layers.mixers.depthwise import DepthwiseConv
+from nas.quantize import Quantization, at_bits
 from nas.space import Space
 from nas.supernet import Supernet
 from search_spaces import huggingface
@@ -23,6 +25,7 @@ from search_spaces.pretrained.libraries import prepare
 prepare()
 from transformers import (  # noqa: E402
     AutoConfig,
+    AutoModel,
     AutoModelForImageClassification,
     ViTConfig,
     ViTForImageClassification,
@@ -59,6 +62,7 @@ def test_the_auto_classes_read_an_export(tmp_path):
         answer = model(IMAGES, labels=torch.tensor([0, 1, 2]))
         torch.testing.assert_close(answer.logits, given.module(IMAGES))
     assert answer.loss > 0
+    assert type(AutoModel.from_pretrained(folder)) is type(model)
     config = AutoConfig.from_pretrained(folder)
     assert config.model_type == "nas-hierarchical"
     assert config.num_labels == 5
@@ -122,6 +126,14 @@ def test_sizes_that_no_stock_class_has_are_named(tmp_path):
     with pytest.raises(ExportError, match="ViTForImageClassification has no such sizes"):
         exported(tmp_path / "abc", Subnet(module.eval(), {"type": "ViT"}, IMAGES))
     assert not (tmp_path / "abc").exists()
+
+
+def test_a_stock_class_rounds_no_inputs(tmp_path):
+    module, _ = at_bits(Wrapped().eval(), lambda name: Bits(8, 8), Quantization())
+    with gathering(module), torch.no_grad():
+        module(IMAGES)
+    with pytest.raises(ExportError, match="ViTForImageClassification takes inputs of layers as they are"):
+        exported(tmp_path / "abc", Subnet(module, {"type": "ViT"}, IMAGES))
 
 
 def test_other_builders_are_named(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import ExportError
+from nas.quantize import with_fixed_ranges
 
 _MAX_BATCH = 4096
 
@@ -16,7 +17,8 @@ _MAX_BATCH = 4096
 def export_archive(module: nn.Module, example: Tensor, path: Path) -> None:
     """Write `module` in evaluation mode, for batches of 1 to 4096.
 
-    The archive carries weights and graph, no class of the network: `torch.export.load` runs it
+    Inputs of 8 bits are rounded as they are simulated; where ranges are dynamic, over all that comes
+    together. The archive carries weights and graph, no class of the network: `torch.export.load` runs it
     without `nas`. Neither the example nor source paths of this machine are written into it.
 
     Args:
@@ -31,7 +33,8 @@ def export_archive(module: nn.Module, example: Tensor, path: Path) -> None:
     blank = torch.zeros((2, *example.shape[1:]), dtype=example.dtype)
     batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
     try:
-        program = torch.export.export(copy.deepcopy(module).eval(), (blank,), dynamic_shapes=({0: batch},))
+        fixed = with_fixed_ranges(copy.deepcopy(module).eval())
+        program = torch.export.export(fixed, (blank,), dynamic_shapes=({0: batch},))
     except Exception as error:  # torch.export raises many kinds, some of them private
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ExportError(

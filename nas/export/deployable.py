@@ -8,7 +8,16 @@ from torch import nn
 
 from nas.export.integer import integer_layer
 from nas.export.stored import store
-from nas.quantize import BLOCKS, GROUP, INTEGER_BLOCKS, kernel_of, stored, stored_bits, with_replaced
+from nas.quantize import (
+    BLOCKS,
+    GROUP,
+    INTEGER_BLOCKS,
+    kernel_of,
+    payload_bytes,
+    stored,
+    stored_bits,
+    with_replaced,
+)
 
 
 def deployable(module: nn.Module, *, portable: bool = False) -> nn.Module:
@@ -47,4 +56,15 @@ def padding_bytes(module: nn.Module) -> int:
         layer.out_features * (-layer.in_features % GROUP) * stored_bits(layer)["weight"] // 8
         for layer in module.modules()
         if isinstance(layer, nn.Linear) and kernel_of(layer) == INTEGER_BLOCKS
+    )
+
+
+def repeated_bytes(module: nn.Module) -> int:
+    """Bytes of tied weights of few bits beyond once: each layer has kernels, or weights, of its own."""
+    names = dict(module.named_parameters(remove_duplicate=False))
+    once = dict(module.named_parameters()).keys()
+    return sum(
+        payload_bytes(tuple(names[name].shape), how.bits, nested=how.nested)
+        for name, how in stored(module).items()
+        if name not in once
     )

@@ -54,6 +54,8 @@ def fold_affines(graph: onnx.GraphProto) -> int:
         products = [_weights_of(node, of, graph, constants) for node, of in readers]
         if not products or any(weights is None for weights in products):
             continue
+        if any(not _fits(scale, shift, weights, constants) for weights in products):
+            continue
         for (node, _), found in zip(readers, products, strict=True):
             assert found is not None
             factor, summand = numpy_helper.to_array(scale), numpy_helper.to_array(shift)
@@ -131,6 +133,16 @@ def _weights_of(node: Any, x: str, graph: onnx.GraphProto, constants: Constants)
     if uses != 1 or len(weights.dims) != 2 or weights.data_type != onnx.TensorProto.FLOAT:
         return None
     return name, turned
+
+
+def _fits(
+    scale: onnx.TensorProto, shift: onnx.TensorProto, weights: tuple[str, bool] | None, constants: Constants
+) -> bool:
+    """Whether there is a factor and a summand for each input of the weights."""
+    assert weights is not None
+    name, turned = weights
+    inputs = constants[name].dims[1 if turned else 0]
+    return list(scale.dims) == list(shift.dims) == [inputs]
 
 
 def _take(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nas.errors import ExportError
 from nas.export.archive import export_archive
-from nas.export.deployable import padding_bytes
+from nas.export.deployable import padding_bytes, repeated_bytes
 from nas.export.mlflow_model import answer_of, load_mlflow, save_mlflow
 from nas.export.onnx import export_onnx, in_half_precision, onnx_session
 from nas.export.packed import load_packed, save_packed
@@ -60,6 +60,8 @@ class Format:
             from the rest.
         bits: at which all weights are kept, whatever those of the subnet; inputs of layers are not rounded
             then.
+        same_code: whether it runs the very operations of the module, so that not even inputs that lie between
+            two numbers fall to other sides.
         package: which it needs beside what is installed anyway.
     """
 
@@ -71,6 +73,7 @@ class Format:
     tolerance: float = 1e-4
     weight_bytes: Callable[[Path, nn.Module], int] | None = None
     bits: int | None = None
+    same_code: bool = False
     package: str | None = None
     beside: tuple[str, ...] = ()
 
@@ -156,11 +159,13 @@ def _load_onnx(path: Path, module: nn.Module) -> Answer:
 
 
 def _onnx_bytes(path: Path, module: nn.Module) -> int:
-    return _held_bytes(path, module) - padding_bytes(module)
+    return _held_bytes(path, module) - padding_bytes(module) - repeated_bytes(module)
 
 
 def _held_bytes(path: Path, module: nn.Module) -> int:
-    return sum(onnx.numpy_helper.to_array(t).nbytes for t in onnx.load(path).graph.initializer)
+    buffers = dict(module.named_buffers()).keys()
+    tensors = [t for t in onnx.load(path).graph.initializer if t.name not in buffers]
+    return sum(onnx.numpy_helper.to_array(t).nbytes for t in tensors)
 
 
 # --- OpenVINO -------------------------------------------------------------------------------------
@@ -227,6 +232,7 @@ FORMATS = {
             _load_safetensors,
             1e-5,
             _safetensors_bytes,
+            same_code=True,
         ),
         Format(
             "onnx",
@@ -263,7 +269,14 @@ FORMATS = {
             weight_bytes=_held_bytes,
             bits=16,
         ),
-        Format("pt2", "model.pt2", "for `torch.export.load`, in floats", _write_archive, _load_archive),
+        Format(
+            "pt2",
+            "model.pt2",
+            "for `torch.export.load`, in floats",
+            _write_archive,
+            _load_archive,
+            same_code=True,
+        ),
         Format(
             "openvino",
             "openvino.xml",
@@ -280,6 +293,7 @@ FORMATS = {
             _write_huggingface,
             _load_huggingface,
             1e-5,
+            same_code=True,
             package="transformers",
         ),
         Format(

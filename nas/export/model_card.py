@@ -16,19 +16,63 @@ _LIMITS = """\
 - Bytes of weights are those at the bits below, scales included; a file has its graph besides.
 - Only linear layers have kernels of few bits: weights of others are kept at their bits, and turned into
   floats when a file is loaded. So are 8-bit weights behind inputs of 32 bits: they save bytes and no time.
-- `model.pt2` runs with `torch.export.load("model.pt2").module()`, which unpickles: load it only where
-  you trust who made it.
+- On x86-64 processors without VNNI, ONNX Runtime's products of 8 bits can overflow: set
+  `session.x64quantprecision` to "1" there, which is exact and slower.
+- `torch.export.load`, which a `model.pt2` needs, unpickles: load one only where you trust who made it.
 """
 
-_RUN = """\
-```python
+_ONNX = """\
 import numpy as np
 import onnxruntime as ort
-session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+session = ort.InferenceSession("{file}", providers=["CPUExecutionProvider"])
 x = np.zeros({shape}, dtype=np.{dtype})  # inputs: {preparation}
 print(session.run(["y"], {{"x": x}})[0])
-```
 """
+_TORCH = """\
+import torch
+{load}
+x = torch.zeros({shape}, dtype=torch.{dtype})  # inputs: {preparation}
+print(model(x){logits})
+"""
+_RUN = {
+    "safetensors": _TORCH.replace(
+        "{load}",
+        "from nas.export.subnet import load_subnet  # `build` and `space` are those of the experiment\n"
+        'model = load_subnet(".", build, space.classes)',
+    ),
+    "pt2": _TORCH.replace("{load}", 'model = torch.export.load("model.pt2").module()'),
+    "huggingface": _TORCH.replace(
+        "{load}",
+        "import search_spaces.huggingface\n"
+        "from transformers import AutoModelForImageClassification\n"
+        'model = AutoModelForImageClassification.from_pretrained("huggingface")',
+    ).replace("{logits}", ".logits"),
+    "openvino": """\
+import numpy as np
+import openvino
+model = openvino.Core().compile_model("openvino.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+x = np.zeros({shape}, dtype=np.{dtype})  # inputs: {preparation}
+print(model(x)[0])
+""",
+    "mlflow": """\
+import mlflow
+import numpy as np
+model = mlflow.pyfunc.load_model("mlflow")
+x = np.zeros({shape}, dtype=np.{dtype})  # inputs: {preparation}
+print(model.predict({{"x": x}})["y"])
+""",
+}
+
+
+def _run_code(checks: Sequence[Check], **names: Any) -> str:
+    """Some lines that run the first of the files, by preference one of ONNX."""
+    formats = [found.format for found in checks] or ["onnx"]
+    onnx = [name for name in formats if name.startswith("onnx")]
+    text = _ONNX if onnx else _RUN[formats[0]]
+    file = FORMATS[(onnx or formats)[0]].file
+    code = text.replace("{logits}", "").format(file=file, **names)
+    return f"```python\n{code}```\n" + (_FIXED_BATCH if onnx else "")
+
 
 _FIXED_BATCH = """\
 This takes any batch size. For a single one, fix it at loading, as was done where the latency of ONNX
@@ -63,9 +107,8 @@ def card(
     quality = _quality_name(entry)
     unit = next((o["unit"] for o in run.get("objectives", ()) if o["name"] == quality), "")
     shape = (1, *example.shape[1:])
-    run_code = _RUN.format(
-        shape=shape, dtype=str(example.dtype).removeprefix("torch."), preparation=preparation
-    )
+    dtype = str(example.dtype).removeprefix("torch.")
+    run_code = _run_code(checks, shape=shape, dtype=dtype, preparation=preparation)
     sections = (
         f"# Subnet {entry['id']}\n",
         f"Found by `{entry['search']}` in the run `{run.get('name', 'unnamed')}`.\n",
@@ -82,7 +125,6 @@ def card(
         "The choice among subnets was made on *select*; *test* was used once, for this line.\n",
         "## Run it\n",
         run_code,
-        _FIXED_BATCH,
         *(("## Files\n", _checks_table(checks), _HOW_CHECKED) if checks else ()),
         "## Limits\n",
         _LIMITS,

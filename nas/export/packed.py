@@ -71,13 +71,13 @@ def _values(module: nn.Module) -> dict[str, Tensor]:
 
 def header_of(module: nn.Module) -> str | None:
     """What a file says of the bits of `module`, for `with_header`; None: 32 everywhere."""
-    names = dict(module.named_parameters()).keys()  # a tied weight stands there once
-    kept = {name: how for name, how in stored(module).items() if name in names}
+    first = {id(p): name for name, p in module.named_parameters()}  # a tied weight stands there once
+    kept = {name: how for name, how in stored(module).items() if name in first.values()}
     if not kept:
         return None
-    layers = {name: m for name, m in module.named_modules() if isinstance(m, QuantizedLinear)}
-    whole = {f"{name}.weight" if name else "weight" for name in layers}
-    dynamic = [m.quantizer for m in layers.values() if isinstance(m.quantizer, DynamicRange)]
+    layers = [m for m in module.modules() if isinstance(m, QuantizedLinear)]
+    whole = {first[id(layer.weight)] for layer in layers}
+    dynamic = [m.quantizer for m in layers if isinstance(m.quantizer, DynamicRange)]
     return json.dumps(
         {
             "version": 1,

@@ -83,7 +83,7 @@ def load_subnet(
     try:
         architecture = from_json(json.loads((folder / "architecture.json").read_text()), classes)
         module = load_packed(build(architecture), folder / "model.safetensors").eval()
-    except (OSError, ValueError, RuntimeError, SafetensorError, NasError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RuntimeError, SafetensorError, NasError) as error:
         raise ExportError(
             f"{folder} must be an export with architecture.json and model.safetensors of this builder, but "
             f"cannot be loaded: {str(error).splitlines()[0]}"

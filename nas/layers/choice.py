@@ -35,11 +35,11 @@ class Bits(Checked):
 
     def misfit(self) -> str | None:
         """What is wrong with the two together: the law, the facts, the remedy."""
-        if self.activation == 32 or self.weight <= 8:
+        if self.activation == 32 or self.weight in (4, 8):
             return None
         return (
-            f"must have weights of 8 bits or fewer where activations have {self.activation}, since kernels "
-            f"multiply whole numbers by whole numbers: got weight={self.weight}. Use activation=32."
+            f"must have weights of 4 or 8 bits where activations have {self.activation}, for which there are "
+            f"kernels of whole numbers: got weight={self.weight}. Use activation=32."
         )
 
 

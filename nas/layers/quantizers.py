@@ -73,6 +73,35 @@ class CalibratedRange(nn.Module):
         self.calls += 1
 
 
+class FixedRange(nn.Module):
+    """A range that is calibrated and stays so.
+
+    Raises:
+        ValueError: it is not.
+    """
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, calibrated: CalibratedRange) -> None:
+        super().__init__()
+        if not calibrated.calibrated:
+            raise ValueError("a range was never calibrated: extract with `buffers=supernet.calibrate(…)`")
+        scale, zero = scale_and_zero(calibrated.low, calibrated.high)
+        self.register_buffer("scale", scale.detach().clone())
+        self.register_buffer("zero", zero.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rounded(x, self.scale, self.zero)
+
+
+class RangeOfCall(nn.Module):
+    """The range of all that comes together."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rounded(x, *scale_and_zero(*range_of(x)))
+
+
 class Company:
     """How many inputs a call of the whole network has; `hook` it to that network."""
 

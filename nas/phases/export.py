@@ -20,6 +20,7 @@ from nas.objectives import Objective
 from nas.phases.finetune import deployed
 from nas.phases.run import Run
 from nas.phases.verify import Entry, find_trial, measure_beside_references, verify_trials
+from nas.quantize import bits_in
 from nas.reading import architecture_of, read_run
 from nas.supernet import Supernet
 from nas.tasks import Batch, Task
@@ -117,8 +118,12 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
             f"{entry['weights']}; they are {run.weights}. Verify the front again."
         )
     architecture = run.experiment.space.from_json(entry["architecture"])
+    if entry["id"] != (name := run.experiment.space.id(architecture)):
+        raise ExportError(
+            f"{run.directory.front} must name architectures by their own id: got {entry['id']} for {name}. "
+            f"Verify the front again."
+        )
     folder = run.directory.exports / entry["id"]
-    bits = run.supernet.parameter_bits(architecture)
     weights = deployed(run, architecture)
     buffers = statistics(weights, architecture, run.experiment.task)
     device = run.experiment.device(entry["device"])
@@ -132,7 +137,7 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
         cards=cards(
             entry,
             run=run.directory.read(),
-            bits={name: b for name, b in bits.items() if name in run.supernet.matrices()},
+            bits={name: of for name, of in bits_in(module).items() if name in run.supernet.matrices()},
             example=run.experiment.example(1),
             device=run.profile(device).describe(),
             preparation=run.experiment.task.preparation,
@@ -168,6 +173,8 @@ def _evidence(
     batches: list[Batch] = []
     for batch in task.batches("select"):
         (inputs,) = batch.inputs
+        if len(inputs) < size and batches:
+            continue  # the rest of a split
         size = min(size, len(inputs))
         whole = len(inputs) - len(inputs) % size
         parts = zip(inputs[:whole].split(size), batch.targets[:whole].split(size), strict=True)

@@ -146,6 +146,12 @@ def records(run: Run) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    for record in found:
+        if record["file"] != Path(record["file"]).name:
+            raise RunError(
+                f"{path} must name files of its own folder: got {record['file']!r}. Remove it, and fine-tune "
+                f"again."
+            )
     return [r for r in found if r["weights"] == run.weights]
 
 

@@ -7,6 +7,7 @@ from nas.quantize.modules import (
     AtBits,
     Stored,
     at_bits,
+    bits_in,
     in_floats,
     kernel_of,
     note_scales,
@@ -14,6 +15,7 @@ from nas.quantize.modules import (
     stored,
     stored_bits,
     weight_of_step,
+    with_fixed_ranges,
     with_replaced,
     without_bits,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "Stored",
     "at_bits",
     "bits_by_path",
+    "bits_in",
     "fake_quantize",
     "in_floats",
     "kernel_of",
@@ -47,6 +50,7 @@ __all__ = [
     "stored",
     "stored_bits",
     "weight_of_step",
+    "with_fixed_ranges",
     "with_replaced",
     "without_bits",
 ]

@@ -19,7 +19,9 @@ from nas.layers.quantizers import (
     Company,
     DynamicBlocks,
     DynamicRange,
+    FixedRange,
     QuantizedLinear,
+    RangeOfCall,
 )
 from nas.quantize.paths import FULL, BitsOf, bits_by_path, of_parameter
 from nas.quantize.settings import DYNAMIC, Quantization
@@ -92,6 +94,9 @@ def _replaced(module: nn.Module, layers: dict[int, Bits], quantization: Quantiza
         return new
 
     module = with_replaced(module, layers, quantized)
+    for inner in module.modules():
+        if isinstance(inner, nn.TransformerEncoderLayer):
+            inner.activation_relu_or_gelu = 0  # its fast path would read weights and call no layer
     if quantization.activations == DYNAMIC:
         company.hook(module)
     return module
@@ -180,6 +185,14 @@ def stored_bits(module: nn.Module) -> dict[str, int]:
     return {name: of.bits for name, of in stored(module).items()}
 
 
+def bits_in(module: nn.Module) -> dict[str, Bits]:
+    """Bits of all parameters of `module`, and of the inputs that a layer really rounds, by name."""
+    first = {id(p): name for name, p in module.named_parameters()}
+    whole = {first[id(m.weight)] for m in module.modules() if isinstance(m, QuantizedLinear)}
+    few = stored_bits(module)
+    return {name: Bits(few.get(name, 32), 8 if name in whole else 32) for name in first.values()}
+
+
 def note_scales(module: nn.Module, scales: Mapping[str, Tensor]) -> None:
     """Notes, by name, on what scale the weights of `module` were rounded."""
     first = {id(p): name for name, p in module.named_parameters()}
@@ -224,6 +237,21 @@ def without_bits(module: nn.Module) -> nn.Module:
     for inner in module.modules():
         if hasattr(inner, _NOTE):
             delattr(inner, _NOTE)
+    return module
+
+
+def with_fixed_ranges(module: nn.Module) -> nn.Module:
+    """`module`, in place, whose ranges are numbers, or those of the call: for what follows no branches."""
+    for parent in list(module.modules()):
+        for key, hook in list(parent._forward_pre_hooks.items()):
+            if isinstance(hook, Company):
+                del parent._forward_pre_hooks[key]
+                parent._forward_pre_hooks_with_kwargs.pop(key, None)
+        for name, child in parent._modules.items():
+            if isinstance(child, CalibratedRange):
+                parent._modules[name] = FixedRange(child)
+            elif isinstance(child, DynamicRange):
+                parent._modules[name] = RangeOfCall()
     return module
 
 

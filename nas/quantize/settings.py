@@ -17,7 +17,7 @@ class Quantization:
     Attributes:
         activations: "calibrated": one range per layer, the mean over calls of calibration; "dynamic": that of
             what comes together, found when it comes. ONNX Runtime runs both equally fast
-            (`experiments/benchmarks/integer_forms.py`), and only the first answers an input whatever comes
+            (`experiments/benchmarks/low_bits.py`), and only the first answers an input whatever comes
             beside it.
         images: inputs that will come together where the range is dynamic: the batch size of deployment.
         nested: whether weights of 2, 4 and 8 bits are the leading bits of the same whole numbers (Matryoshka

@@ -70,3 +70,37 @@ def test_whole_numbers_are_left_as_they_are(tmp_path):
     module = supernet.extract(chosen, buffers=supernet.calibrate(chosen, [x]))
     export_onnx(module, x, tmp_path / "model.onnx")
     assert check_onnx(tmp_path / "model.onnx", module, x) < 5e-3
+
+
+class StarReLU(nn.Module):
+    """One factor and one summand for all channels (Yu et al., 2022)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.tensor([0.9])), nn.Parameter(torch.tensor([-0.4]))
+
+    def forward(self, x):
+        return x.relu() ** 2 * self.scale + self.shift
+
+
+class Regrouped(nn.Module):
+    """A factor per channel, of which the product then sees half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.g, self.h = nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8))
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear((x * self.g + self.h).reshape(-1, 2, 4)).sum(1)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.Sequential(nn.Linear(8, 16), StarReLU(), nn.Linear(16, 4)), Regrouped()],
+    ids=["one", "half"],
+)
+def test_factors_of_another_size_stay(module, tmp_path):
+    x = torch.rand(3, 8)
+    export_onnx(module, x, tmp_path / "model.onnx")
+    assert check_onnx(tmp_path / "model.onnx", module, x) < 1e-5

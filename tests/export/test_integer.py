@@ -16,7 +16,8 @@ from nas.errors import ExportError
 from nas.export.deployable import deployable
 from nas.export.onnx import check_onnx, export_onnx
 from nas.layers import Bits
-from nas.quantize import DYNAMIC, Quantization, at_bits, fake_quantize, payload_bytes
+from nas.layers.quantizers import QuantizedLinear
+from nas.quantize import DYNAMIC, Quantization, at_bits, fake_quantize, in_floats, payload_bytes
 
 ONE_BY_ONE = Quantization(DYNAMIC)
 TOGETHER = Quantization(DYNAMIC, images=99)
@@ -187,3 +188,22 @@ def test_bits_without_a_kernel(tmp_path):
     module = quantized(network(), Bits(2, 8), Quantization(), images())
     with pytest.raises(ExportError, match="kernel for `0`, but ONNX Runtime has none for weights of 2 bits"):
         export_onnx(module, images(), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("bits", [Bits(8, 8), Bits(4, 8)])
+def test_layers_with_a_fast_path_of_their_own_round_their_inputs(bits, tmp_path):
+    """PyTorch's encoder layer reads weights and calls no layer, where no gradients are taken."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.TransformerEncoderLayer(64, 4, 64, dropout=0.0, batch_first=True)).eval()
+    x = images()
+    module = quantized(net, bits, Quantization(), x)
+    with torch.no_grad():
+        alone = module(x)
+    torch.testing.assert_close(alone, module(x))
+    export_onnx(module, x, tmp_path / "model.onnx")
+    assert check_onnx(tmp_path / "model.onnx", module, x) < 5e-3
+    rounds = [m for m in module.modules() if isinstance(m, QuantizedLinear)]
+    assert len(rounds) == 2
+    plain = in_floats(module)
+    with torch.no_grad():
+        assert not torch.allclose(plain(x), alone, atol=1e-4)

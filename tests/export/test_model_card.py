@@ -7,9 +7,11 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from export.nets import trained
 
@@ -142,3 +144,13 @@ def test_bits_are_merged_along_paths() -> None:
     assert "| `blocks.1.q.weight` | 8 | 8 |" in made()
     assert merged(dict.fromkeys(BITS, 4)) == [("*", 4)]
     assert merged({}) == []
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if not name.startswith("onnx")])
+def test_what_runs_it_is_about_a_file_that_is_there(name):
+    text = made(checks=[replace(CHECK, format=name)])
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "onnx" not in code
+    assert len(code.splitlines()) in (4, 5, 6)
+    compile(code, name, "exec")
+    assert FORMATS[name].file in code or name == "safetensors"

@@ -13,13 +13,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nas.architecture import to_json
+from nas.calibration import gathering
 from nas.errors import ExportError
 from nas.export import Subnet, export_subnet
 from nas.export.packed import load_packed, save_packed
 from nas.export.subnet import load_subnet
 from nas.layers import Bits, Block, Global, Mlp, PatchMerging, PatchStem
 from nas.layers.ffns.depthwise import DepthwiseMlp
-from nas.quantize import DYNAMIC, Quantization, at_bits
+from nas.layers.quantizers import QuantizedLinear
+from nas.quantize import DYNAMIC, Quantization, at_bits, fake_quantize
 from nas.space import Space
 from nas.supernet import Supernet
 from search_spaces.hierarchical import HierarchicalTransformer, Stage, build
@@ -111,6 +113,22 @@ def test_tied_weights_are_written_once(tmp_path):
     assert torch.equal(back.head.weight, module.head.weight)
 
 
+@pytest.mark.parametrize("how", [Quantization(), Quantization(DYNAMIC)])
+@pytest.mark.parametrize("bits", [Bits(8, 8), Bits(4, 8)])
+def test_tied_layers_round_their_inputs_again(bits, how, tmp_path):
+    words = torch.arange(9)[None]
+    module, _ = at_bits(Tied(), lambda name: bits, how)
+    with torch.no_grad():
+        module.head.weight.copy_(fake_quantize(module.head.weight, bits.weight))
+        with gathering(module):
+            module(words)
+    save_packed(module, tmp_path / "model.safetensors")
+    back = load_packed(Tied(), tmp_path / "model.safetensors").eval()
+    assert type(back.head) is QuantizedLinear
+    with torch.inference_mode():
+        assert torch.equal(back(words), module.eval()(words))
+
+
 def rewritten(folder: Path, header=None, tensors=None) -> None:
     path = folder / "model.safetensors"
     with safe_open(path, "pt") as file:
@@ -137,7 +155,7 @@ Q = "stages.0.blocks.0.mixer.q.weight"
         (lambda h: h | {"bits": h["bits"] | {"evil": [8, 8]}}, "has bits for `evil`, which is no weight"),
         (lambda h: h | {"bits": {}}, "scales` is unknown"),
         (lambda h: h | {"bits": h["bits"] | {Q: [4, 8]}}, r"mixer\.q\.quantizer\.high` is unknown"),
-        (lambda h: h | {"bits": h["bits"] | {Q: [16, 8]}}, "weights of 8 bits or fewer"),
+        (lambda h: h | {"bits": h["bits"] | {Q: [16, 8]}}, "weights of 4 or 8 bits"),
         (lambda h: h | {"activations": "os.system"}, "must be calibrated or dynamic: got 'os.system'"),
         (lambda h: h | {"images": -1}, "batch size of deployment, 1 or more: got -1"),
     ],

@@ -212,6 +212,23 @@ def status_in_mlflow(run: Path) -> str | None:
 
 
 class TestExport:
+    def test_paths_out_of_the_directory_are_refused(self, nas, finished_copy):
+        front = finished_copy / "front.json"
+        entries = json.loads(front.read_text())
+        inside = entries[0]["id"]
+        for name in ("../../../outside", "0123456789ag", None):
+            entries[0]["id"] = name
+            front.write_text(json.dumps(entries))
+            assert "whose id is 12 hex digits" in refused(nas, "export", finished_copy)
+        for entry in entries:
+            entry["id"] = "0123456789ab"
+        front.write_text(json.dumps(entries))
+        assert "must name architectures by their own id: got 0123456789ab" in refused(
+            nas, "export", finished_copy
+        )
+        assert inside
+        assert not (finished_copy / "exports").exists() or not list((finished_copy / "exports").iterdir())
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
