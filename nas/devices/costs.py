@@ -137,7 +137,10 @@ def count(module: nn.Module, *example: Tensor) -> Floats:
 def macs(features: Floats) -> Floats:
     """Millions of multiply-accumulates, (…,), of features (…, features)."""
     columns = [i for i, name in enumerate(FEATURES) if name.endswith("_mmacs")]
-    return np.asarray(features[..., columns].sum(axis=-1))
+    total = np.zeros(features.shape[:-1])
+    for column in columns:  # one after the other: a sum in parts would round by how many kinds there are
+        total = total + features[..., column]
+    return np.asarray(total)
 
 
 class _Counting(TorchDispatchMode):
