@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,3 +228,23 @@ def test_bits_of_other_builders_are_numbers_or_pairs():
         Supernet(build, Space(oneof(32, 64)), bits=lambda a, name: 5)
     with pytest.raises(SpaceError, match=r"Bits of `0\.weight` must have weights of 4 or 8 bits"):
         Supernet(build, Space(oneof(32, 64)), bits=lambda a, name: Bits(16, 8))
+
+
+def test_integer_kernels_must_run(tmp_path):
+    """By the runtime's profile; a file of floats is no export at 8 bits, whatever it answers."""
+    made = supernet(Quantization(), bits=(8,))
+    architecture = next(
+        a
+        for a in (made.space.sample(np.random.default_rng(i)) for i in range(99))
+        if a.stages[0].blocks[0].ffn.bits.activation == 8
+    )
+    module = made.extract(architecture, buffers=made.calibrate(architecture, [IMAGES]))
+    given, evidence = Subnet(module, {}, IMAGES[:2]), Evidence.random(module, IMAGES[:1])
+    of = FORMATS["onnx"]
+    of.write(given, tmp_path / of.file)
+    found = check(of, tmp_path / of.file, module, evidence)
+    assert found.kernels["MatMulIntegerToFloat"] >= 2
+    FORMATS["onnx-portable"].write(given, tmp_path / of.file)
+    slow = replace(of, kernels=lambda path, x: {"MatMul": 9}, weight_bytes=None)
+    with pytest.raises(ExportError, match=r"8 bits ran none of whole numbers, but \{'MatMul': 9\}"):
+        check(slow, tmp_path / of.file, module, evidence)

@@ -22,7 +22,7 @@ from experiments.benchmarks.results import FOLDER, between_marks, table, write
 from nas.devices import OnnxRuntime
 from nas.devices.costs import count, macs
 from nas.devices.timing import round_robin, timing_lock
-from nas.export.onnx import export_onnx
+from nas.export.onnx import export_onnx, kernels_of
 from nas.layers import AbsolutePosition, Bits, Block, Global, Mlp, PatchStem
 from nas.quantize import DYNAMIC, GROUP, Quantization
 from nas.space import Space
@@ -139,7 +139,7 @@ def exported(form: Form, width: int, folder: Path) -> tuple[File, int]:
     module = supernet.extract(chosen, buffers=supernet.calibrate(chosen, [x]))
     path = folder / "model.onnx"
     export_onnx(module, x[:2], path, portable=form.portable)
-    ran = OnnxRuntime().kernels(path, x[:1].numpy())
+    ran = kernels_of(path, x[:1].numpy())
     kernels = {name: n for name, n in ran.items() if "MatMul" in name or "Gemm" in name}
     return File(path, kernels), supernet.size_bytes(chosen)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import tempfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,18 +68,6 @@ class OnnxRuntime:
         session = self._session(path, self._options(len(x)))
         outputs, inputs = ["y"], {"x": x}
         return lambda: session.run(outputs, inputs)
-
-    def kernels(self, path: Path, x: np.ndarray) -> dict[str, int]:
-        """How often each kernel ran in one inference of `x` (B, …), by the runtime's own profile."""
-        with tempfile.TemporaryDirectory() as folder:
-            options = self._options(len(x))
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            session = self._session(path, options)
-            session.run(["y"], {"x": x})
-            events = json.loads(Path(session.end_profiling()).read_text())
-        ran = (e["args"]["op_name"] for e in events if e["name"].endswith("_kernel_time"))
-        return dict(Counter(ran))
 
     def _session(self, path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

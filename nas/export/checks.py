@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nas.errors import ExportError
 from nas.export.formats import Answer, Format
 from nas.layers.quantizers import QuantizedLinear
-from nas.quantize import Stored, in_floats, payload_bytes, stored
+from nas.quantize import INTEGER, Stored, in_floats, kernel_of, payload_bytes, stored
 from nas.tasks import Batch, Tally, Task
 
 AGREEMENT = 99.0
@@ -67,6 +67,7 @@ class Check:
         metric: name, the subnet's value, the file's; none where there is no task.
         file_bytes: of all files of the format.
         weight_bytes, predicted_bytes: of weights; None where a format does not tell.
+        kernels: how often each kernel of products ran in the runtime, by its own profile.
     """
 
     format: str
@@ -79,6 +80,7 @@ class Check:
     file_bytes: int
     weight_bytes: int | None
     predicted_bytes: int | None
+    kernels: dict[str, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -99,7 +101,11 @@ def check(of: Format, path: Path, module: nn.Module, evidence: Evidence) -> Chec
             evidence = replace(evidence, answers=[plain(b.inputs[0]) for b in evidence.batches])
         rounds = False
     found = _compared(of, path, module, evidence)
-    if problems := _problems(of, found, rounds):
+    problems = _problems(of, found, rounds)
+    whole = any(kernel_of(m) == INTEGER for m in module.modules())
+    if whole and found.kernels is not None and not any(map(_is_of_whole_numbers, found.kernels)):
+        problems.append(f"its layers of 8 bits ran none of whole numbers, but {found.kernels}")
+    if problems:
         raise ExportError(
             f"{path.name} must answer as the subnet does, but {'; '.join(problems)} ({found.inputs} inputs "
             f"in batches of {found.batch}). Nothing was exported; leave {of.name} out with --format, or look "
@@ -165,7 +171,16 @@ def _compared(of: Format, path: Path, module: nn.Module, evidence: Evidence) -> 
         sum(_size(path.parent / name) for name in (path.name, *of.beside)),
         of.weight_bytes(path, module) if of.weight_bytes else None,
         predicted_bytes(module, of.bits) if of.weight_bytes else None,
+        _products(of.kernels(path, evidence.batches[0].inputs[0].numpy())) if of.kernels else None,
     )
+
+
+def _is_of_whole_numbers(kernel: str) -> bool:
+    return "Integer" in kernel or "Quantize" in kernel
+
+
+def _products(kernels: dict[str, int]) -> dict[str, int]:
+    return {name: n for name, n in kernels.items() if "MatMul" in name or "Gemm" in name}
 
 
 def _size(path: Path) -> int:

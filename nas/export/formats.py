@@ -21,7 +21,7 @@ from nas.errors import ExportError
 from nas.export.archive import export_archive
 from nas.export.deployable import padding_bytes, repeated_bytes
 from nas.export.mlflow_model import answer_of, load_mlflow, save_mlflow
-from nas.export.onnx import export_onnx, in_half_precision, onnx_session
+from nas.export.onnx import export_onnx, in_half_precision, kernels_of, onnx_session
 from nas.export.packed import load_packed, save_packed
 from nas.quantize import in_floats, without_bits
 
@@ -62,6 +62,7 @@ class Format:
             then.
         same_code: whether it runs the very operations of the module, so that not even inputs that lie between
             two numbers fall to other sides.
+        kernels: of the path and a batch, how often each kernel runs in the runtime, by its own profile.
         package: which it needs beside what is installed anyway.
     """
 
@@ -74,6 +75,7 @@ class Format:
     weight_bytes: Callable[[Path, nn.Module], int] | None = None
     bits: int | None = None
     same_code: bool = False
+    kernels: Callable[[Path, np.ndarray], dict[str, int]] | None = None
     package: str | None = None
     beside: tuple[str, ...] = ()
 
@@ -241,6 +243,7 @@ FORMATS = {
             _write_onnx,
             _load_onnx,
             weight_bytes=_onnx_bytes,
+            kernels=kernels_of,
         ),
         Format(
             "onnx-portable",

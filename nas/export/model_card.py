@@ -184,9 +184,12 @@ def _checks_table(checks: Sequence[Check]) -> str:
             weights + predicted,
         )
 
+    kernels = next((found.kernels for found in checks if found.kernels), {})
+    ran = ", ".join(f"{n} {name}" for name, n in kernels.items())
     metric = next((found.metric[0] for found in checks if found.metric), "metric")
     head = ("file", "what", "same answer", f"{metric} (subnet)", "difference: median, largest", "bytes")
-    return _table((*head, "of weights"), [row(found) for found in checks])
+    shown = _table((*head, "of weights"), [row(found) for found in checks])
+    return shown + (f"\nProducts of `model.onnx`, by the runtime's own profile: {ran}.\n" if ran else "")
 
 
 V = TypeVar("V", bound=Hashable)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,6 +128,19 @@ def onnx_session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # a failure is raised; its text need not also be printed
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def kernels_of(path: Path, x: np.ndarray) -> dict[str, int]:
+    """How often each kernel runs in one inference of `x` (B, …), by ONNX Runtime's own profile."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session.run(["y"], {"x": x})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    return dict(Counter(e["args"]["op_name"] for e in events if e["name"].endswith("_kernel_time")))
 
 
 def in_half_precision(path: Path) -> None:

@@ -49,7 +49,19 @@ BITS = {
     "blocks.0.v.weight": Bits(4),
     "blocks.1.q.weight": Bits(8, 8),
 }
-CHECK = Check("onnx", 180, 1, 3.2e-3, 1.5e-7, 99.44, ("accuracy", 96.67, 97.22), 45_678, 12_222, 12_345)
+CHECK = Check(
+    "onnx",
+    180,
+    1,
+    3.2e-3,
+    1.5e-7,
+    99.44,
+    ("accuracy", 96.67, 97.22),
+    45_678,
+    12_222,
+    12_345,
+    {"MatMulIntegerToFloat": 7, "Gemm": 1},
+)
 
 
 def made(entry: dict[str, Any] = ENTRY, **settings: Any) -> str:
@@ -92,7 +104,7 @@ def test_files_stand_with_how_they_fared() -> None:
     assert "| file | what | same answer | accuracy (subnet) |" in text
     row = "| 99.44 % of 180 | 97.22 (96.67) | 1.5e-07, 3.2e-03 | 45,678 | 12,222 (predicted 12,345) |"
     assert f"{FORMATS['onnx'].about} {row}" in text
-    assert "`model.onnx`" in text
+    assert "by the runtime's own profile: 7 MatMulIntegerToFloat, 1 Gemm." in text
 
 
 def test_programs_get_the_same_as_json() -> None:
