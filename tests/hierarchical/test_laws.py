@@ -303,22 +303,26 @@ def test_what_is_no_architecture_is_not_built():
         hierarchical.build("swin")
 
 
+def at_most(monkeypatch, judgements: int) -> None:
+    """Lets laws be judged so often while a space is counted."""
+    left, passes = judgements, Space._passes
+
+    def counted(self, *arguments):
+        nonlocal left
+        left -= 1
+        assert left > 0
+        return passes(self, *arguments)
+
+    monkeypatch.setattr(Space, "_passes", counted)
+
+
 def test_arrangements_beside_all_mixers_are_counted_in_time(monkeypatch):
     """A law whose message shows a whole part reads all its genes, and counting never ends."""
 
     class Task:
         classes, image_shape = 5, (3, 16, 16)
 
-    judged = 0
-    passes = Space._passes
-
-    def counted(self, *arguments):
-        nonlocal judged
-        judged += 1
-        assert judged < 90_000  # 43,440 when written; four times that where a message shows its `ffn`
-        return passes(self, *arguments)
-
-    monkeypatch.setattr(Space, "_passes", counted)
+    at_most(monkeypatch, 90_000)  # 43,440 when written; four times that where a message shows its `ffn`
     block = partial(
         Block, topology=oneof("series", "parallel", "joint", "chain"), placement=oneof("pre", "post", "sub")
     )
@@ -333,16 +337,7 @@ def test_never_going_back_is_counted_in_time(monkeypatch):
     class Task:
         classes, image_shape = 5, (3, 64, 64)
 
-    judged = 0
-    passes = Space._passes
-
-    def counted(self, *arguments):
-        nonlocal judged
-        judged += 1
-        assert judged < 12_000  # 5,586 when written
-        return passes(self, *arguments)
-
-    monkeypatch.setattr(Space, "_passes", counted)
+    at_most(monkeypatch, 12_000)  # 5,586 when written
     order = Constraint(Block, NeverGoesBack(late=(Global,), early=(Pooling,)))
     mixers = Pooling(3), Global(oneof(1, 2, 4))
     stated = {"widths": ((16, 32),) * 4, "depths": (1, 4), "bits": (32,), "mixers": mixers}
