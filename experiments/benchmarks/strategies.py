@@ -129,8 +129,7 @@ def panel(space: Space) -> list[Any]:
 
 
 def report(task: ImageClassification) -> None:
-    labels = task.labels[select(task)].astype(np.uint8)
-    np.save(RAW / "labels.npy", labels)
+    np.save(RAW / "labels.npy", task.labels[select(task)].astype(np.uint8))
     results = evaluated(read())
     for name, value in results.items():
         print(f"{name}: {json.dumps(value)}")
@@ -140,7 +139,14 @@ def report(task: ImageClassification) -> None:
 
 def with_table(page: str, results: dict[str, Any]) -> str:
     """The page of the documentation with the table of `results` between its marks."""
-    columns = ("rule", "epochs", "core-seconds", "panel", "largest", "smallest", "hypervolume (by seed)")
+    return between_marks(
+        page, "python -m experiments.benchmarks.strategies DATA", rules_table("rule", results)
+    )
+
+
+def rules_table(kind: str, results: dict[str, Any]) -> str:
+    """A line for each arm, the best first."""
+    columns = (kind, "epochs", "core-seconds", "panel", "largest", "smallest", "hypervolume (by seed)")
     names = [PANEL_ACCURACY, *ENDS_ACCURACY]
     rows = [
         (
@@ -153,18 +159,24 @@ def with_table(page: str, results: dict[str, Any]) -> str:
         for arm, volumes in results[VOLUME].items()
     ]
     rows.sort(key=lambda row: -float(np.mean(results[VOLUME][row[0]])))
-    return between_marks(page, "python -m experiments.benchmarks.strategies DATA", table(columns, rows))
+    return table(columns, rows)
 
 
 def read() -> dict[tuple[str, int], Piece]:
     """The pieces that there are."""
-    labels = np.load(RAW / "labels.npy", allow_pickle=False)
-    return {(a, s): Piece.read(_file(a, s), labels) for a, s in PIECES if _file(a, s).exists()}
+    known = labels()
+    return {(a, s): Piece.read(_file(a, s), known) for a, s in PIECES if _file(a, s).exists()}
+
+
+def labels() -> np.ndarray:
+    """Of *select*, in the order of all predictions."""
+    found: np.ndarray = np.load(RAW / "labels.npy", allow_pickle=False)
+    return found
 
 
 def evaluated(pieces: dict[tuple[str, int], Piece]) -> dict[str, Any]:
     """Every figure, from the raw predictions alone; means over seeds, and each seed's."""
-    arms = [arm for arm in ARMS if any((arm, s) in pieces for s in SEEDS)]
+    arms = list(dict.fromkeys(arm for arm, _ in pieces))
 
     def by_seed(of: Any) -> dict[str, list[float]]:
         return {a: [round(float(of(pieces[a, s])), 4) for s in SEEDS if (a, s) in pieces] for a in arms}
