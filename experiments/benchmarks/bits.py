@@ -67,7 +67,7 @@ from search_spaces.laws import find_a_kernel
 
 # Stated before the first run.
 SUPERNETS, SEARCHES = (0, 1, 2), (0, 1, 2, 3, 4)  # seeds
-EPOCHS = 60
+EPOCHS = 120
 EVALUATIONS, FINALISTS = 500, 16
 SEARCHED = 1000  # images of *search* in each evaluation
 SIDE, PROFILED, ROUNDS = 32, 140, 100

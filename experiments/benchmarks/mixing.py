@@ -75,7 +75,7 @@ ARMS = SINGLES | {
 PIECES = [(arm, seed) for seed in SEEDS for arm in ARMS]
 SIDE = 32
 RAW = FOLDER / "mixing"
-BASE = Recipe(device="cpu", threads=1)
+BASE = Recipe(learning_rate=3e-3, device="cpu", threads=1)
 
 
 def main(data: str, share: str = "") -> None:

@@ -60,7 +60,7 @@ SIDE = 32
 SEARCHED, PANEL, PANEL_IMAGES = 2000, 32, 2000
 COST = Mmacs(SIDE)
 RAW = FOLDER / "strategies"
-BASE = Recipe(device="cpu", threads=1)
+BASE = Recipe(learning_rate=3e-3, device="cpu", threads=1)
 LABELS = Distillation(in_place=0.0)
 ARMS: dict[str, Recipe] = {
     "sandwich": replace(BASE, subnets=Sandwich(random=2)),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,14 +19,29 @@ from nas.errors import RunError
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file so that `path` is, at every moment, the old file or the new one."""
+    """Writes a safetensors file so that `path` is, at every moment, the old file or the new one.
+
+    Its header holds `metadata` and a checksum of the tensors, which `load_tensors` looks at.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, unfinished, dict(metadata))
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    save_file(plain, unfinished, dict(metadata) | {CHECKSUM: _checksum(plain)})
     unfinished.chmod(0o644)  # the library writes for its owner alone
     with open(unfinished, "rb") as file:
         os.fsync(file.fileno())
     os.replace(unfinished, path)
+
+
+CHECKSUM = "crc32"
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Of all bytes, in the order of names."""
+    total = 0
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), total)
+    return f"{total:08x}"
 
 
 AGAIN = "Remove it to start this training again."
@@ -37,16 +54,23 @@ def load_tensors(path: Path, remedy: str = AGAIN) -> tuple[dict[str, Tensor], di
         remedy: what to do where it is damaged.
 
     Raises:
-        RunError: the file is damaged.
+        RunError: the file is damaged: cut off, or changed after it was written.
     """
     try:
         with safe_open(path, "pt") as file:
             names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            tensors, metadata = {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(
             f"{path} must be a whole safetensors file, but cannot be read: {error}. {remedy}"
         ) from error
+    written = metadata.pop(CHECKSUM, None)
+    if written is not None and written != _checksum(tensors):
+        raise RunError(
+            f"{path} must hold what was written to it, but its checksum is not {written}: the file is "
+            f"damaged. {remedy}"
+        )
+    return tensors, metadata
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ class SlicedAdamW:
     With zeros for missing gradients, momentum would drag a slice on after it was trained, by as many steps
     as others were, and decay would shrink it; here weights, moments and decay move only where a subnet of
     the step has the weight. Where all of a tensor is trained at each step it is PyTorch's AdamW. Steps are
-    counted per tensor.
+    counted per tensor: a weight that is first trained at step t of its tensor moves by 0.1 / √(0.001 /
+    (1 − 0.999^t)) of the rate, 0.7 of it at step 50 and at most 3.2 of it ever, where PyTorch's moves by 1.
 
     Args:
         bank: the tensors, which are updated in place.

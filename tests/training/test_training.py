@@ -379,8 +379,17 @@ def test_the_first_steps_may_explode(task, supernet, tmp_path, monkeypatch):
         train(supernet, task, RECIPE, tmp_path)
 
 
+def cut_off(data: bytes) -> bytes:
+    return data[:-100]
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
+
+
 class TestCheckpoints:
-    def test_a_damaged_one_gives_way_to_the_one_before(self, task, supernet, tmp_path):
+    @pytest.mark.parametrize("damaged", [cut_off, flipped], ids=["cut off", "a bit flipped"])
+    def test_a_damaged_one_gives_way_to_the_one_before(self, task, supernet, tmp_path, damaged):
         whole = train(copy_of(supernet), task, RECIPE, tmp_path / "whole").state()
         with pytest.raises(Stop):
             train(copy_of(supernet), task, RECIPE, tmp_path / "cut", on_step=stop_at_step(8))
@@ -391,7 +400,7 @@ class TestCheckpoints:
         shutil.copytree(tmp_path / "cut", whole_folder)
         train(copy_of(supernet), task, RECIPE, whole_folder, on_step=newest.append)
         assert newest[0] == 9
-        new.write_bytes(new.read_bytes()[:-100])
+        new.write_bytes(damaged(new.read_bytes()))
         first = []
         resumed = train(copy_of(supernet), task, RECIPE, tmp_path / "cut", on_step=first.append)
         assert first[0] == 8
