@@ -98,14 +98,17 @@ def trained_and_searched(
 def epoch_seconds(
     path: Path, arms: Mapping[str, tuple[Callable[[], Supernet], Recipe]], task: ImageClassification
 ) -> dict[str, float]:
-    """Core-seconds of an epoch of each arm: all of them timed in turn, once for all."""
-    if not path.exists():
+    """Core-seconds of an epoch of each arm: all of them timed in turn, once for all (those that come later,
+    beside one another)."""
+    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    new = [name for name in arms if name not in known]
+    if new:
         few = task.fewer(train=20 * task.batch_size)
         share = len(task.splits["train"]) / len(few.splits["train"])
-        seconds = np.array([[_an_epoch(few, *arm) for arm in arms.values()] for _ in range(2)]).mean(0)
+        seconds = np.array([[_an_epoch(few, *arms[name]) for name in new] for _ in range(2)]).mean(0)
+        known |= dict(zip(new, (share * seconds).tolist(), strict=True))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dict(zip(arms, (share * seconds).tolist(), strict=True))))
-    known: dict[str, float] = json.loads(path.read_text())
+        path.write_text(json.dumps(known))
     return known
 
 

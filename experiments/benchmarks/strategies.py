@@ -18,14 +18,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from experiments import cifar10_small
 from experiments.benchmarks.mixing import BUDGET, SCALE, SEEDS
@@ -52,6 +55,7 @@ from nas.training import (
     Recipe,
     Sandwich,
     SinglePath,
+    train,
 )
 from search_spaces import hierarchical
 from search_spaces.costs import Mmacs
@@ -62,6 +66,8 @@ COST = Mmacs(SIDE)
 RAW = FOLDER / "strategies"
 BASE = Recipe(learning_rate=3e-3, device="cpu", threads=1)
 LABELS = Distillation(in_place=0.0)
+TAUGHT = "single path, taught"
+TEACHING = 0.4  # share of its core-seconds in which its teacher, the largest subnet, is trained alone
 ARMS: dict[str, Recipe] = {
     "sandwich": replace(BASE, subnets=Sandwich(random=2)),
     "single path": replace(BASE, subnets=SinglePath()),
@@ -73,6 +79,8 @@ ARMS: dict[str, Recipe] = {
     "cost-balanced": replace(BASE, subnets=CostBalanced(COST)),
     "bounded jumps": replace(BASE, subnets=BoundedJumps(COST)),
     "progressive": replace(BASE, subnets=Progressive()),
+    "single path, averaged": replace(BASE, subnets=SinglePath(), ema=0.999),
+    TAUGHT: replace(BASE, subnets=SinglePath()),
 }
 VOLUME, PANEL_ACCURACY = "hypervolume on select", "mean accuracy of the panel, %"
 ENDS_ACCURACY = ("accuracy of the largest, %", "accuracy of the smallest, %")
@@ -83,24 +91,50 @@ PIECES = [(arm, seed) for seed in SEEDS for arm in ARMS]
 def main(data: str, share: str = "") -> None:
     torch.set_num_threads(1)
     task = cifar10_small.cifar10(data).fewer(search=SEARCHED)
-    arms = {arm: (lambda: new_supernet(task), recipe) for arm, recipe in ARMS.items()}
+    largest = cifar10_small.space(task).largest()
+    untrained = hierarchical.build(largest).eval()
+    arms = {arm: (partial(new_supernet, task), recipe) for arm, recipe in ARMS.items()}
+    arms[TAUGHT] = (partial(new_supernet, task), taught_by(untrained))
+    arms["its teacher"] = (partial(Supernet, hierarchical.build, Space(largest)), BASE.alone(largest))
     seconds = epoch_seconds(RAW / "seconds.json", arms, task)
     for arm, seed in share_of(PIECES, share):
         if not _file(arm, seed).exists():
-            piece(task, arm, seed, epochs_in(BUDGET, seconds[arm]))
+            piece(task, arm, seed, seconds)
     if not share:
         report(task)
 
 
-def piece(task: ImageClassification, arm: str, seed: int, epochs: int) -> None:
+def piece(task: ImageClassification, arm: str, seed: int, seconds: Mapping[str, float]) -> None:
     """Trains, searches and judges one supernet; writes its predictions."""
-    judged(_file(arm, seed), task, replace(ARMS[arm], epochs=epochs), seed, arm)
+    if arm != TAUGHT:
+        recipe = replace(ARMS[arm], epochs=epochs_in(BUDGET, seconds[arm]))
+        return judged(_file(arm, seed), task, recipe, seed, arm)
+    start, largest = time.process_time(), cifar10_small.space(task).largest()
+    teacher = Supernet(hierarchical.build, Space(largest), seed=seed)
+    alone = replace(BASE.alone(largest), epochs=epochs_in(TEACHING * BUDGET, seconds["its teacher"]))
+    with tempfile.TemporaryDirectory() as folder:
+        train(teacher, task, alone, Path(folder), seed=seed)
+    recipe = taught_by(teacher.extract(largest), epochs_in((1 - TEACHING) * BUDGET, seconds[arm]))
+    judged(_file(arm, seed), task, recipe, seed, arm, before=time.process_time() - start)
 
 
-def judged(file: Path, task: ImageClassification, recipe: Recipe, seed: int, label: str) -> None:
-    """Trains a supernet by a recipe and judges it as all rules are judged; writes a piece."""
+def taught_by(teacher: nn.Module, epochs: int = 1) -> Recipe:
+    """Half of the loss is a teacher's."""
+    distillation = Distillation(in_place=0.0, external=0.5, teacher=teacher)
+    return replace(ARMS[TAUGHT], distillation=distillation, epochs=epochs)
+
+
+def judged(
+    file: Path, task: ImageClassification, recipe: Recipe, seed: int, label: str, before: float = 0.0
+) -> None:
+    """Trains a supernet by a recipe and judges it as all rules are judged; writes a piece.
+
+    Args:
+        before: core-seconds that were spent on it already.
+    """
     supernet = new_supernet(task, seed)
     trials, figures = trained_and_searched(supernet, task, recipe, seed, COST(supernet.space), label)
+    figures["core_seconds"]["training"] += before
     space = supernet.space
     classes = {
         "front": predictions(supernet, [t.architecture for t in trials], task),
