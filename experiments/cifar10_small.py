@@ -23,6 +23,7 @@ from search_spaces import costs, hierarchical
 
 SHARES = {"train": 0.8, "search": 0.1, "select": 0.1, "test": 0.2}  # 40,000 5,000 5,000, test: a file
 TRAIN_IMAGES = 10_000
+LEARNING_RATE = 0.012  # the best of those that experiments/benchmarks/learning_rates.py tried
 
 
 def mixers(heads: tuple[int, ...]) -> tuple[Mixer, ...]:
@@ -92,5 +93,5 @@ def experiment(data: str | None = None) -> Experiment:
         space=choices,
         build=hierarchical.build,
         features=costs.features(choices, task.image_shape[-1]),
-        training=Recipe(epochs=150),
+        training=Recipe(epochs=150, learning_rate=LEARNING_RATE),
     )

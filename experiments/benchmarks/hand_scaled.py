@@ -10,6 +10,8 @@ of supernet or models, search, training on.
 - Swin manner, ConvNeXt manner: one block throughout, five sizes, trained one by one for as many epochs each;
 - that size alone: one of the five sizes of the Swin manner, which gets all the time.
 
+Each has a learning rate of its own, chosen beforehand on *search* (results/hand_scaled/rates.json).
+
 Latency is ONNX Runtime's on this machine: predicted in the search by a model fitted on this space
 beforehand (its core-seconds are in the results), measured in the end, all models of all arms together. The
 five latency budgets are what the five sizes of the Swin manner take. A model is chosen for a budget by
@@ -73,6 +75,7 @@ TUNED = 0.25  # share of it in which finalists are trained on
 SEARCHING = 40.0  # core-seconds that a search takes, of the budget
 SEEDS = (0, 1, 2)
 SIZES = ((16, 32, 1), (16, 32, 2), (24, 48, 2), (32, 64, 2), (32, 64, 3))  # widths, depth of both stages
+MIDDLE = 2
 SIDE, SEARCHED = 32, 2000
 PROFILED, ROUNDS = 60, 200
 SLACK = 1.02  # a model fits a latency budget that it exceeds by no more: two timings differ so much
@@ -81,6 +84,7 @@ TEACHING, RATE = 0.5, 0.2  # of the largest subnet, and of the learning rate, in
 
 RAW = FOLDER / "hand_scaled"
 BASE = Recipe(device="cpu", threads=1)
+RATES = (0.003, 0.006, 0.012, 0.024)  # of learning; see `rates_of`
 DEVICE = Device("onnxruntime", OnnxRuntime())
 SUPERNET, TRAINED_ON = "supernet", "supernet, trained on"
 SWIN, CONVNEXT = "Swin manner", "ConvNeXt manner"
@@ -95,9 +99,10 @@ def main(data: str, share: str = "") -> None:
     task = cifar10_small.cifar10(data).fewer(search=SEARCHED)
     known = prepared(task)
     seconds = epoch_seconds(RAW / "seconds.json", _arms(task), task)
+    rates = rates_of(task, seconds)
     for arm, seed in share_of(PIECES, share):
         if not _file(arm, seed).exists():
-            piece(task, arm, seed, seconds, known)
+            piece(task, arm, seed, seconds, known, rates)
     if not share:
         report(task, known)
 
@@ -207,13 +212,51 @@ def _example() -> torch.Tensor:
 # --- one training ---------------------------------------------------------------------------------
 
 
-def piece(task: ImageClassification, arm: str, seed: int, seconds: Mapping[str, float], known: Known) -> None:
+def rates_of(task: ImageClassification, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Learning rates, once for all and not counted: a supernet's is that of `cifar10_small`; of each manner,
+    the best of `RATES` on *search* for its middle size."""
+    path = RAW / "rates.json"
+    if not path.exists():
+        rates = {SUPERNET: cifar10_small.LEARNING_RATE}
+        found: dict[str, dict[float, float]] = {}
+        for manner, scaled in HAND.items():
+            architecture = scaled(MIDDLE)
+            epochs = epochs_in(BUDGET / len(SIZES), seconds[f"{manner} {MIDDLE}"])
+            found[manner] = {
+                rate: _alone(task, architecture, replace(BASE, epochs=epochs, learning_rate=rate), 0)[1]
+                for rate in RATES
+            }
+            rates[manner] = max(RATES, key=found[manner].__getitem__)
+        path.write_text(json.dumps({"rates": rates, "accuracy on search": found}, indent=1))
+    known: dict[str, float] = json.loads(path.read_text())["rates"]
+    return known
+
+
+def _alone(
+    task: ImageClassification, architecture: HierarchicalTransformer, recipe: Recipe, seed: int
+) -> tuple[Supernet, float]:
+    """A plain model that is trained, and its accuracy on *search*."""
+    model = Supernet(hierarchical.build, Space(architecture), seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        train(model, task, recipe.alone(architecture), Path(folder), seed=seed)
+    return model, subnet_accuracy(model, architecture, task, "search").mean
+
+
+def piece(
+    task: ImageClassification,
+    arm: str,
+    seed: int,
+    seconds: Mapping[str, float],
+    known: Known,
+    rates: Mapping[str, float],
+) -> None:
     """Does what an arm does with its core-seconds; writes its predictions."""
     start = time.process_time()
     if arm in (SUPERNET, TRAINED_ON):
-        figures, classes = _supernet(task, arm, seed, seconds[SUPERNET], known)
+        recipe = replace(BASE, learning_rate=rates[SUPERNET])
+        figures, classes = _supernet(task, arm, seed, seconds[SUPERNET], known, recipe)
     else:
-        figures, classes = _by_hand(task, arm, seed, seconds)
+        figures, classes = _by_hand(task, arm, seed, seconds, rates)
     figures["core_seconds"] = time.process_time() - start - figures.pop("judging")
     Piece.write(_file(arm, seed), figures, classes)
     best = max(figures["search_accuracy"])
@@ -221,13 +264,13 @@ def piece(task: ImageClassification, arm: str, seed: int, seconds: Mapping[str, 
 
 
 def _supernet(
-    task: ImageClassification, arm: str, seed: int, seconds: float, known: Known
+    task: ImageClassification, arm: str, seed: int, seconds: float, known: Known, recipe: Recipe
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     tuned = TUNED * BUDGET if arm == TRAINED_ON else 0.0
     epochs = epochs_in(BUDGET - SEARCHING - tuned, seconds)
     supernet = _new_supernet(task, seed)
     with tempfile.TemporaryDirectory() as folder:
-        train(supernet, task, replace(BASE, epochs=epochs), Path(folder), seed=seed)
+        train(supernet, task, replace(recipe, epochs=epochs), Path(folder), seed=seed)
         latency = LatencyPredictor(DEVICE.name, known.profile.model, costs.features(supernet.space, SIDE))
         trials = front(supernet, task, Path(folder), seed, latency, "latency_ms")
         figures: dict[str, Any] = {"epochs": epochs} | found_by(trials, supernet, "latency_ms")
@@ -237,7 +280,7 @@ def _supernet(
             places = _for_budgets(figures["search_accuracy"], figures["latency_ms"], known.budgets_ms)
             finalists = [finalists[i] for i in places]
             figures |= {name: [figures[name][i] for i in places] for name in ("latency_ms", "architectures")}
-            after = _trained_on(task, supernet, finalists, tuned, Path(folder), seed, figures)
+            after = _trained_on(task, supernet, finalists, tuned, recipe, Path(folder), seed, figures)
     start = time.process_time()
     holders = after or [supernet] * len(finalists)
     rows = [predictions(h, [a], task)[0] for h, a in zip(holders, finalists, strict=True)]
@@ -256,6 +299,7 @@ def _trained_on(
     supernet: Supernet,
     architectures: Sequence[Any],
     budget: float,
+    recipe: Recipe,
     folder: Path,
     seed: int,
     figures: dict[str, Any],
@@ -264,7 +308,7 @@ def _trained_on(
     largest = supernet.space.largest()
     teacher = supernet.extract(largest, buffers=statistics(supernet, largest, task))
     distillation = Distillation(in_place=0.0, external=TEACHING, teacher=teacher)
-    recipe = replace(BASE, learning_rate=RATE * BASE.learning_rate, distillation=distillation)
+    recipe = replace(recipe, learning_rate=RATE * recipe.learning_rate, distillation=distillation)
     models = [
         Supernet(hierarchical.build, Space(a)).with_weights(supernet.extract(a, quantized=False), a)
         for a in architectures
@@ -285,7 +329,7 @@ def _trained_on(
 
 
 def _by_hand(
-    task: ImageClassification, arm: str, seed: int, seconds: Mapping[str, float]
+    task: ImageClassification, arm: str, seed: int, seconds: Mapping[str, float], rates: Mapping[str, float]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     sizes = range(len(SIZES)) if arm in HAND else [ALONE.index(arm)]
     manner = arm if arm in HAND else SWIN
@@ -293,12 +337,10 @@ def _by_hand(
     accuracies, rows, judging = [], [], 0.0
     for size in sizes:
         architecture = HAND[manner](size)
-        model = Supernet(hierarchical.build, Space(architecture), seed=seed)
-        with tempfile.TemporaryDirectory() as folder:
-            recipe = replace(BASE.alone(architecture), epochs=epochs)
-            train(model, task, recipe, Path(folder), seed=seed)
+        recipe = replace(BASE, epochs=epochs, learning_rate=rates[manner])
+        model, accuracy = _alone(task, architecture, recipe, seed)
+        accuracies.append(accuracy)
         start = time.process_time()
-        accuracies.append(subnet_accuracy(model, architecture, task, "search").mean)
         rows.append(predictions(model, [architecture], task)[0])
         judging += time.process_time() - start
     figures = {"epochs": epochs, "sizes": list(sizes), "search_accuracy": accuracies, "judging": judging}

@@ -62,11 +62,19 @@ class Run:
         return file_hash(self.directory.weights)
 
     @cached_property
+    def untrained(self) -> Supernet:
+        """The supernet that training begins with, whose bank it takes; made once, since finding out what a
+        space asks for is a good part of the time of a small run."""
+        return self.experiment.supernet()
+
+    @cached_property
     def supernet(self) -> Supernet:
         """The trained supernet."""
         assert self.weights
         tensors, _ = load_tensors(self.directory.weights)
-        return self.experiment.supernet().with_state(tensors)
+        trained = self.untrained.with_state(tensors)
+        del self.untrained  # or there were two banks
+        return trained
 
     def profile(self, device: Device) -> Profile:
         """The profile of a device. Raises RunError before there is one."""

@@ -15,7 +15,7 @@ def train_supernet(run: Run) -> None:
     if directory.weights.exists():
         console.print("Supernet: trained already.")
         return
-    supernet = experiment.supernet()
+    supernet = run.untrained
     count = sum(p.numel() for p in supernet.parameters())
     console.print(f"Supernet: {count:,} weights for {experiment.space.size:,} architectures.")
     recipe = experiment.training

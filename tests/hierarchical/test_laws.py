@@ -118,7 +118,11 @@ def test_a_token_may_be_a_choice():
 
 # --- the laws and what runs -------------------------------------------------------------------------
 
-STRICTER = ("must leave more than one window to shift", "must do something", "must have weights of 4 or 8 bits")
+STRICTER = (
+    "must leave more than one window to shift",
+    "must do something",
+    "must have weights of 4 or 8 bits",
+)
 """What runs, and is refused all the same: it would be another architecture under another name. (Bits that do
 not go together are refused by the builder, too, where there are weights.)"""
 

@@ -35,9 +35,28 @@ ENVIRONMENT = os.environ | {
 Nas = Callable[..., "Done"]
 
 
+LEAST = {
+    "training.epochs": 1,
+    "profiling.samples": 10,
+    "profiling.held_out": 2,
+    "search.trials": 6,
+    "search.bounds": 3,
+    "search.finalists": 2,
+}
+"""For runs of which nothing matters but that they end well."""
+
+
 def settings(**changes: object) -> list[str]:
     """``--set`` options for SMALL with changes, dots written as double underscores."""
-    changed = SMALL | {k.replace("__", "."): v for k, v in changes.items()}
+    return _options(SMALL | {k.replace("__", "."): v for k, v in changes.items()})
+
+
+def least(**changes: object) -> list[str]:
+    """The same for SMALL with LEAST."""
+    return _options(SMALL | LEAST | {k.replace("__", "."): v for k, v in changes.items()})
+
+
+def _options(changed: dict[str, object]) -> list[str]:
     return [part for k, v in changed.items() for part in ("--set", f"{k}={v}")]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from spine.conftest import copied, settings
+from spine.conftest import copied, least
 
 from nas.pareto import nondominated
 
@@ -214,6 +214,7 @@ def test_resuming_a_finished_run_changes_nothing(finished_copy, nas):
 def test_other_searchers_are_one_setting_away(trained, nas, tmp_path, searcher):
     folder = copied(trained, tmp_path / "runs")
     changes = ["--set", f"search.searcher={searcher}", "--set", "search.trials=20"]
+    changes += ["--set", "search.baseline=false"]
     nas("search", "digits", "--run-dir", folder, "--if-changed", "continue", *changes)
     searches = {t["search"] for t in lines(folder / "digits")}
     assert f"{searcher.rpartition('.')[2].lower()}.onnxruntime" in searches
@@ -225,7 +226,7 @@ def test_own_arrays_by_path(nas, tmp_path):
     data = load_digits()
     images = np.kron(data.images[:400], np.ones((2, 2)))  # 16 × 16
     np.savez(tmp_path / "mine.npz", images=(images * 15).astype(np.uint8), labels=data.target[:400])
-    small = settings(search__trials=6, search__bounds=3, training__epochs=1)
+    small = least()
     folder = tmp_path / "runs"
     nas("run", "digits", "--run-dir", folder, *small, "--set", f"data={tmp_path / 'mine.npz'}")
     front = json.loads((folder / "digits" / "front.json").read_text())
@@ -253,7 +254,7 @@ def test_an_experiment_file_with_a_module_beside_it_runs_on_ray(nas, tmp_path):
         "    space = hierarchical.space(task, widths=my_parts.WIDTHS, depths=(1, 2))\n"
         "    return nas.Experiment('mine', task, space, build)\n"
     )
-    small = settings(search__trials=6, search__bounds=3, training__epochs=1, search__workers=1)
+    small = least(search__workers=1)
     nas("run", tmp_path / "random.py", "--run-dir", tmp_path / "my runs", *small)
     front = json.loads((tmp_path / "my runs" / "mine" / "front.json").read_text())
     assert front[0]["objectives"]["accuracy"]["measured"] > 0
