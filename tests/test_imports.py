@@ -42,7 +42,7 @@ ONLY_IN = {
     "pymoo": ["nas/searchers/evolution.py", "nas/pareto.py"],
     "onnx": ["nas/export/"],
     "openvino": ["nas/export/formats.py"],
-    "onnxruntime": ["nas/export/", "nas/devices/runtimes.py"],
+    "onnxruntime": ["nas/export/"],
     "plotly": ["nas/report/", "dashboards/"],
     "matplotlib": ["nas/report/", "experiments/benchmarks/"],
     "dash": ["dashboards/"],

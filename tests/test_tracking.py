@@ -318,24 +318,26 @@ def test_artifacts_lie_beside_the_database(start: Callable[..., Tracker], tmp_pa
 
 def test_a_model_is_registered_and_loaded_by_its_alias(start: Callable[..., Tracker], tmp_path: Path) -> None:
     folders = []
-    for i, width in enumerate((3, 5)):
-        file, folder = tmp_path / f"{i}.onnx", tmp_path / f"id{i}" / "mlflow"
+    for i, width in enumerate((3, 5)):  # two exports of one id, the second of other weights
+        file, folder = tmp_path / f"{i}.onnx", tmp_path / str(i) / "id" / "mlflow"
         torch.manual_seed(i)
         export_onnx(nn.Linear(width, 2), torch.rand(2, width), file)
         save_mlflow(file, torch.rand(2, width), folder)
         folders.append(folder)
     tracker = start()
-    uris = [tracker.register(folder, "digits", "pi4", {"id": folder.parent.name}) for folder in folders]
+    uris = [tracker.register(folder, "digits", "pi4", {"n": folder.parent.parent.name}) for folder in folders]
     assert uris == ["models:/digits@pi4"] * 2
     client = MlflowClient(tracker.uri)
     version = client.get_model_version_by_alias("digits", "pi4")
-    assert (version.version, version.tags, version.run_id) == (2, {"id": "id1"}, tracker.run_id)
+    assert (version.version, version.tags, version.run_id) == (2, {"n": "1"}, tracker.run_id)
     mlflow.set_tracking_uri(tracker.uri)
     model = load_mlflow(uris[1])
     x = torch.rand(4, 5)
     assert answer_of(model, x.numpy()).shape == (4, 2)
     assert model.metadata.get_input_schema().input_names() == ["x"]
     assert model.input_example["x"].shape == (1, 5)
+    before = load_mlflow("models:/digits/1")
+    assert answer_of(before, torch.rand(4, 3).numpy()).shape == (4, 2)
 
 
 def test_metrics_of_training_have_a_prefix(start: Callable[..., Tracker]) -> None:

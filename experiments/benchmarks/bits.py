@@ -38,7 +38,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from experiments import cifar10_small
 from experiments.benchmarks.pieces import Piece, interval, resampled, select, share_of
@@ -59,7 +58,7 @@ from nas.space import Constraint, Space, oneof
 from nas.study import Study
 from nas.supernet import Supernet
 from nas.tasks import ImageClassification
-from nas.training import Recipe, train
+from nas.training import Recipe, load_tensors, save_tensors, train
 from nas.trial import Candidate, Evaluation, Trial
 from search_spaces import costs, hierarchical
 from search_spaces.hierarchical import HierarchicalTransformer
@@ -171,18 +170,17 @@ def train_supernet(task: ImageClassification, net: int) -> None:
     supernet, start = Supernet(hierarchical.build, space(), seed=net), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         train(supernet, task, Recipe(epochs=EPOCHS, device="cpu", threads=1), Path(folder), seed=net)
-    KEPT.mkdir(parents=True, exist_ok=True)
-    temporary = KEPT / f"{net}.tmp"
-    save_file(supernet.state(), temporary)
-    temporary.replace(KEPT / f"{net}.safetensors")
+    save_tensors(KEPT / f"{net}.safetensors", supernet.state(), {})
     print(f"supernet {net}: {time.process_time() - start:.0f} core-seconds", flush=True)
 
 
 def trained(net: int) -> Supernet:
-    """That supernet, as soon as it is there."""
+    """That supernet, as soon as it is there: another call may be at it."""
+    if not (KEPT / f"{net}.safetensors").exists():
+        print(f"waiting for supernet {net}, which the other share trains", flush=True)
     while not (KEPT / f"{net}.safetensors").exists():
         time.sleep(10)
-    return Supernet(hierarchical.build, space()).with_state(load_file(KEPT / f"{net}.safetensors"))
+    return Supernet(hierarchical.build, space()).with_state(load_tensors(KEPT / f"{net}.safetensors")[0])
 
 
 # --- one search -----------------------------------------------------------------------------------
@@ -213,8 +211,9 @@ def piece(task: ImageClassification, arm: str, net: int, seed: int) -> None:
     supernet, start = trained(net), time.process_time()
     judge = Judge(supernet, task)
     if arm == THEN:
-        first = finalists(searched(space(FP32), judge, seed, EVALUATIONS // 2))
-        trials = searched(free_bits(t.architecture for t in first), judge, seed, EVALUATIONS // 2)
+        first = searched(space(FP32), judge, seed, EVALUATIONS // 2)
+        free = free_bits(t.architecture for t in finalists(first))
+        trials = [*first, *searched(free, judge, seed, EVALUATIONS // 2)]
     else:
         trials = searched(space(arm), judge, seed, EVALUATIONS)
     chosen = finalists(trials)
@@ -349,7 +348,8 @@ AXES = {
 @cache
 def scale() -> Scale:
     """From nothing to the largest architecture at 32 bits."""
-    slowest = max(sample.latency_ms for sample in Profile.load(RAW / "device.json").samples)
+    whole = architecture_id(space().largest())
+    slowest = next(s.latency_ms for s in Profile.load(RAW / "device.json").samples if s.id == whole)
     sizes = costs.figures(space(), SIDE)(space().encode(space().largest())[None])
     largest = float(sizes[0, costs.FIGURES.index("size_bytes")])
     low, high = ACCURACIES
@@ -443,6 +443,8 @@ def ratios(pieces: Pieces, cost: str) -> dict[str, Any]:
         if i is not None:
             found.append(base.figures[cost][0] / joint.figures[cost][i])
             lost.append(base.accuracies("front")[0] - joint.accuracies("front")[i])
+    if not found:
+        return {"searches with one": 0}
     return {
         "median": round(float(np.median(found)), 3),
         "largest": round(max(found), 3),
@@ -462,6 +464,8 @@ def searched_ratios(pieces: Pieces, cost: str) -> dict[str, Any]:
             if i is not None:
                 found.append(base.figures[cost][k] / joint.figures[cost][i])
                 lost.append(base.accuracies("front")[k] - joint.accuracies("front")[i])
+    if not found:
+        return {"models": 0}
     low, middle, high = np.percentile(found, (25, 50, 75))
     return {
         "median": round(float(middle), 3),

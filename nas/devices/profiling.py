@@ -179,6 +179,7 @@ def measure(
     folder: Path,
     rounds: int = 200,
     seed: int = 0,
+    runs: Sequence[Run] = (),
     progress: Progress | None = None,
 ) -> Measured:
     """Time `modules` amid `references` that were profiled, so that a slower hour shows as drift.
@@ -192,6 +193,7 @@ def measure(
         folder: for exported files; may go afterwards.
         rounds: timed runs of each.
         seed: of the order of runs.
+        runs: inferences that are loaded already, which come behind `modules` in what is returned.
         progress: called after each module that was made ready; never while the clock runs.
 
     Raises:
@@ -203,9 +205,10 @@ def measure(
             "A measurement needs profiled subnets as references, with a latency for each: got "
             f"{len(references)} subnets and {len(references_ms)} latencies."
         )
-    loads = list(_loads(device, (*modules, *references), example, folder, 1, progress))
+    loads = [run for (run,) in _loads(device, (*modules, *references), example, folder, 1, progress)]
+    loads[len(modules) : len(modules)] = runs
     with timing_lock():
-        timing = round_robin([run for (run,) in loads], rounds=rounds, seed=seed)
+        timing = round_robin(loads, rounds=rounds, seed=seed)
     return _anchored(timing, np.asarray(references_ms, dtype=np.float64))
 
 

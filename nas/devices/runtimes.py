@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from nas.calibration import with_ranges
-from nas.export.onnx import BATCH, export_onnx
+from nas.export.onnx import export_onnx, onnx_run
 from nas.quantize import in_floats
 from nas.threads import cpu_threads
 
@@ -65,23 +64,7 @@ class OnnxRuntime:
 
     def load(self, path: Path, x: np.ndarray) -> Run:
         """One inference of `x` (B, …) by the file at `path`, loaded for that batch size."""
-        session = self._session(path, self._options(len(x)))
-        outputs, inputs = ["y"], {"x": x}
-        return lambda: session.run(outputs, inputs)
-
-    def _session(self, path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def _options(self, batch: int) -> onnxruntime.SessionOptions:
-        options = onnxruntime.SessionOptions()
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        # Dozens of sessions live side by side in a profile: idle pools must not eat the cores.
-        for pool in ("intra_op", "inter_op"):
-            options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
-        options.add_free_dimension_override_by_name(BATCH, batch)
-        return options
+        return onnx_run(path, x, self.threads)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from nas.quantize import (
     BLOCKS,
     GROUP,
     INTEGER_BLOCKS,
+    Stored,
     kernel_of,
     payload_bytes,
     stored,
@@ -59,12 +60,14 @@ def padding_bytes(module: nn.Module) -> int:
     )
 
 
-def repeated_bytes(module: nn.Module) -> int:
-    """Bytes of tied weights of few bits beyond once: each layer has kernels, or weights, of its own."""
-    names = dict(module.named_parameters(remove_duplicate=False))
-    once = dict(module.named_parameters()).keys()
+def repeated_bytes(module: nn.Module, bits: int | None = None) -> int:
+    """Bytes of tied weights beyond once, at their bits or all at `bits`: in a file each layer may have
+    kernels, or weights, of its own."""
+    known, once = {} if bits else stored(module), dict(module.named_parameters()).keys()
+    plain = Stored(bits or 32)
     return sum(
-        payload_bytes(tuple(names[name].shape), how.bits, nested=how.nested)
-        for name, how in stored(module).items()
+        payload_bytes(tuple(p.shape), how.bits, nested=how.nested)
+        for name, p in module.named_parameters(remove_duplicate=False)
         if name not in once
+        for how in (known.get(name, plain),)
     )

@@ -21,9 +21,20 @@ from nas.errors import ExportError
 from nas.export.archive import export_archive
 from nas.export.deployable import padding_bytes, repeated_bytes
 from nas.export.mlflow_model import answer_of, load_mlflow, save_mlflow
-from nas.export.onnx import export_onnx, in_half_precision, kernels_of, onnx_session
+from nas.export.onnx import (
+    export_onnx,
+    in_half_precision,
+    kernels_of,
+    onnx_run,
+    onnx_session,
+    require_survival,
+)
 from nas.export.packed import load_packed, save_packed
 from nas.quantize import in_floats, without_bits
+from nas.threads import cpu_threads
+
+Run = Callable[[], object]
+"""One inference, of inputs in memory."""
 
 Answer = Callable[[np.ndarray], np.ndarray]
 """From a batch of inputs to the outputs for them."""
@@ -58,6 +69,9 @@ class Format:
             the runtime may make.
         weight_bytes: of the path and the module, bytes that weights take in the file; None: not told apart
             from the rest.
+        overhead_bytes: of the module, how many of these may be there to pad blocks or repeat tied weights.
+        run: of the path, the module, a batch and a number of threads, one inference as it is to be timed;
+            None: as `load` has it.
         bits: at which all weights are kept, whatever those of the subnet; inputs of layers are not rounded
             then.
         same_code: whether it runs the very operations of the module, so that not even inputs that lie between
@@ -73,11 +87,25 @@ class Format:
     load: Callable[[Path, nn.Module], Answer]
     tolerance: float = 1e-4
     weight_bytes: Callable[[Path, nn.Module], int] | None = None
+    overhead_bytes: Callable[[nn.Module], int] | None = None
+    run: Callable[[Path, nn.Module, np.ndarray, int], Run] | None = None
     bits: int | None = None
     same_code: bool = False
     kernels: Callable[[Path, np.ndarray], dict[str, int]] | None = None
     package: str | None = None
     beside: tuple[str, ...] = ()
+
+    def timed(self, path: Path, module: nn.Module, x: np.ndarray, threads: int) -> Run:
+        """One inference of the file, loaded for batches like `x`."""
+        if self.run:
+            return self.run(path, module, x, threads)
+        answer = self.load(path, module)
+
+        def run() -> object:
+            with cpu_threads(threads):
+                return answer(x)
+
+        return run
 
     def require(self) -> None:
         """Raises ExportError where its package is missing."""
@@ -151,6 +179,15 @@ def _write_half(subnet: Subnet, path: Path) -> None:
     in_half_precision(path)
 
 
+def _load_half(path: Path, module: nn.Module) -> Answer:
+    require_survival(path)
+    return _load_onnx(path, module)
+
+
+def _run_onnx(path: Path, module: nn.Module, x: np.ndarray, threads: int) -> Run:
+    return onnx_run(path, x, threads)
+
+
 def _load_onnx(path: Path, module: nn.Module) -> Answer:
     session = onnx_session(path)
 
@@ -160,14 +197,22 @@ def _load_onnx(path: Path, module: nn.Module) -> Answer:
     return answer
 
 
-def _onnx_bytes(path: Path, module: nn.Module) -> int:
-    return _held_bytes(path, module) - padding_bytes(module) - repeated_bytes(module)
+def _onnx_overhead(module: nn.Module) -> int:
+    return padding_bytes(module) + repeated_bytes(module)
 
 
 def _held_bytes(path: Path, module: nn.Module) -> int:
-    buffers = dict(module.named_buffers()).keys()
-    tensors = [t for t in onnx.load(path).graph.initializer if t.name not in buffers]
+    """Of all tensors of the file but buffers: initializers, and constants that are no shapes or indices."""
+    buffers, graph = dict(module.named_buffers()).keys(), onnx.load(path).graph
+    tensors = [t for t in graph.initializer if t.name not in buffers]
+    for node in graph.node:
+        if node.op_type == "Constant":
+            values = (a.t for a in node.attribute if a.name == "value")
+            tensors += [t for t in values if t.dims and t.data_type not in _INDICES]
     return sum(onnx.numpy_helper.to_array(t).nbytes for t in tensors)
+
+
+_INDICES = (onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
 
 
 # --- OpenVINO -------------------------------------------------------------------------------------
@@ -183,10 +228,18 @@ def _write_openvino(subnet: Subnet, path: Path) -> None:
 
 
 def _load_openvino(path: Path, module: nn.Module) -> Answer:
+    return _compiled(path)
+
+
+def _run_openvino(path: Path, module: nn.Module, x: np.ndarray, threads: int) -> Run:
+    return partial(_compiled(path, INFERENCE_NUM_THREADS=threads), x)
+
+
+def _compiled(path: Path, **settings: Any) -> Answer:
     import openvino
 
     floats = {"INFERENCE_PRECISION_HINT": "f32"}  # its default may be bfloat16
-    model = openvino.Core().compile_model(path, "CPU", floats)
+    model = openvino.Core().compile_model(path, "CPU", floats | settings)
     return lambda x: np.asarray(model(x)[0])
 
 
@@ -242,7 +295,9 @@ FORMATS = {
             "for ONNX Runtime, at the bits below: integer kernels and block-quantized products",
             _write_onnx,
             _load_onnx,
-            weight_bytes=_onnx_bytes,
+            weight_bytes=_held_bytes,
+            overhead_bytes=_onnx_overhead,
+            run=_run_onnx,
             kernels=kernels_of,
         ),
         Format(
@@ -252,6 +307,8 @@ FORMATS = {
             _write_portable,
             _load_onnx,
             weight_bytes=_held_bytes,
+            overhead_bytes=repeated_bytes,
+            run=_run_onnx,
         ),
         Format(
             "onnx-fp32",
@@ -260,6 +317,8 @@ FORMATS = {
             _write_floats,
             _load_onnx,
             weight_bytes=_held_bytes,
+            overhead_bytes=partial(repeated_bytes, bits=32),
+            run=_run_onnx,
             bits=32,
         ),
         Format(
@@ -267,9 +326,11 @@ FORMATS = {
             "fp16.onnx",
             "weights and arithmetic in half precision, where the runtime has it",
             _write_half,
-            _load_onnx,
+            _load_half,
             2e-2,
             weight_bytes=_held_bytes,
+            overhead_bytes=partial(repeated_bytes, bits=16),
+            run=_run_onnx,
             bits=16,
         ),
         Format(
@@ -286,6 +347,7 @@ FORMATS = {
             "for OpenVINO, beside openvino.bin",
             _write_openvino,
             _load_openvino,
+            run=_run_openvino,
             package="openvino",
             beside=("openvino.bin",),
         ),

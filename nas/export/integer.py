@@ -45,7 +45,8 @@ def integer_layer(name: str, layer: nn.Linear, how: Stored, *, portable: bool = 
         if not quantizer.calibrated:
             raise ExportError(
                 f"The range of `{name}` must be calibrated before it is exported. Extract the subnet with "
-                f"`buffers=supernet.calibrate(architecture, batches)`."
+                f"`buffers=supernet.calibrate(architecture, batches)`; if you did, the layer is never called "
+                f"(its weight is read by other code), so leave its inputs at 32 bits."
             )
         return StaticInt8Linear(layer, how.integers(weight, layer.weight), quantizer, portable=portable)
     if bits == 8 and isinstance(quantizer, DynamicRange):

@@ -90,7 +90,6 @@ def card(
     device: str | None = None,
     preparation: str = "prepared as in training",
     checks: Sequence[Check] = (),
-    again: tuple[float, float] | None = None,
 ) -> str:
     """Markdown for one verified subnet.
 
@@ -102,7 +101,6 @@ def card(
         device: the device in words, see `Profile.describe`; default: its name.
         preparation: in words, what is done to raw inputs, see `Task.preparation`.
         checks: how the files fared.
-        again: latency and its spread, in ms, measured when the subnet was exported.
     """
     quality = _quality_name(entry)
     unit = next((o["unit"] for o in run.get("objectives", ()) if o["name"] == quality), "")
@@ -118,7 +116,6 @@ def card(
             [
                 *_quality_rows(entry, quality, unit),
                 _latency_row(entry, device or entry["device"]),
-                *_again_row(again),
                 *_size_rows(entry["objectives"]),
             ],
         ),
@@ -152,7 +149,6 @@ def cards(
             "bits": {name: {"weight": of.weight, "input": of.activation} for name, of in bits.items()},
             "preparation": settings.get("preparation"),
             "device": settings.get("device"),
-            "latency_again": settings.get("again"),
             "files": [found.to_json() for found in checks],
         }
         text = card(entry, run=run, bits=bits, checks=checks, **settings)
@@ -164,7 +160,9 @@ def cards(
 _HOW_CHECKED = """\
 Before they were handed out, all files were run on inputs of *select* in batches as the device gets them, and
 held against what the subnet answers in the supernet (files of floats: what it answers with its inputs
-unrounded). Differences are relative to the largest output.
+unrounded). Differences are relative to the largest output. Latencies are those of the files themselves, one
+such batch, each in its own runtime with the threads of the device, all timed in turn here when they were
+exported.
 """
 
 
@@ -173,6 +171,8 @@ def _checks_table(checks: Sequence[Check]) -> str:
         of = FORMATS[found.format]
         weights = f"{found.weight_bytes:,}" if found.weight_bytes is not None else ""
         predicted = f" (predicted {found.predicted_bytes:,})" if found.predicted_bytes is not None else ""
+        padded = f", padded or repeated {found.overhead_bytes:,}" if found.overhead_bytes else ""
+        timed = "" if found.latency_ms is None else f"{found.latency_ms:.4g} ± {found.spread_ms:.2g}"
         metric = "" if found.metric is None else f"{found.metric[2]:.2f} ({found.metric[1]:.2f})"
         return (
             f"`{of.file}`",
@@ -180,14 +180,15 @@ def _checks_table(checks: Sequence[Check]) -> str:
             f"{found.agreement:.2f} % of {found.inputs}",
             metric,
             f"{found.median:.1e}, {found.largest:.1e}",
+            timed,
             f"{found.file_bytes:,}",
-            weights + predicted,
+            weights + predicted + padded,
         )
 
     kernels = next((found.kernels for found in checks if found.kernels), {})
     ran = ", ".join(f"{n} {name}" for name, n in kernels.items())
     metric = next((found.metric[0] for found in checks if found.metric), "metric")
-    head = ("file", "what", "same answer", f"{metric} (subnet)", "difference: median, largest", "bytes")
+    head = ("file", "what", "same answer", f"{metric} (subnet)", "difference: median, largest", "ms", "bytes")
     shown = _table((*head, "of weights"), [row(found) for found in checks])
     return shown + (f"\nProducts of `model.onnx`, by the runtime's own profile: {ran}.\n" if ran else "")
 
@@ -243,12 +244,6 @@ def _latency_row(entry: Mapping[str, Any], device: str) -> tuple[str, str, str]:
         f"on {device}; half of all runs lie within ±; the machine ran at {entry['drift']:.3f} times "
         "its profiled latency, which is divided out",
     )
-
-
-def _again_row(again: tuple[float, float] | None) -> list[tuple[str, str, str]]:
-    if again is None:
-        return []
-    return [("latency, again", f"{again[0]:.4g} ± {again[1]:.2g} ms", "when it was exported")]
 
 
 def _size_rows(objectives: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nas.errors import ExportError
 from nas.export.deployable import deployable
@@ -50,7 +54,7 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, portable: boo
         written = copy.deepcopy(module).eval()
     written = with_affine_norms(written)
     try:
-        with _known_warnings_silenced():
+        with _known_warnings_silenced(), _grouped_heads_repeated():
             torch.onnx.export(
                 written,
                 (example,),
@@ -62,8 +66,8 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, portable: boo
                 dynamic_axes={"x": {0: BATCH}, "y": {0: BATCH}},
                 do_constant_folding=folding,  # else it would make floats of whole numbers
             )
-    except (RuntimeError, ValueError, TypeError) as error:  # the exporter's own derive from these
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # the exporter raises what it likes, assertions among it
+        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise ExportError(
             f"A subnet must consist of operations that ONNX knows (opset {_OPSET}): exporting "
             f"{type(module).__name__} to {path} failed with `{reason}`. Replace that operation."
@@ -130,6 +134,33 @@ def onnx_session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def onnx_run(path: Path, x: np.ndarray, threads: int = 1) -> Callable[[], object]:
+    """One inference of `x` (B, …) by the file, loaded for that batch size."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Dozens of sessions live side by side in a profile: idle pools must not eat the cores.
+    for pool in ("intra_op", "inter_op"):
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
+    options.add_free_dimension_override_by_name(BATCH, len(x))
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    outputs, inputs = ["y"], {"x": x}
+    return lambda: session.run(outputs, inputs)
+
+
+def require_survival(path: Path) -> None:
+    """Raises ExportError for a file that makes the runtime end the process, found out in another one."""
+    code = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False)
+    if done.returncode < 0:
+        raise ExportError(
+            f"{path.name} must be a file that ONNX Runtime can load, but it ends the process by signal "
+            f"{-done.returncode}. Leave the format out with --format."
+        )
+
+
 def kernels_of(path: Path, x: np.ndarray) -> dict[str, int]:
     """How often each kernel runs in one inference of `x` (B, …), by ONNX Runtime's own profile."""
     with tempfile.TemporaryDirectory() as folder:
@@ -160,6 +191,26 @@ def _run(path: Path, x: np.ndarray) -> np.ndarray:
             f"`{reason}`. Export it again; if it fails again, a shape in the module is frozen."
         ) from error
     return np.asarray(y)
+
+
+@contextmanager
+def _grouped_heads_repeated() -> Iterator[None]:
+    """Attention whose queries share keys and values (`enable_gqa`) is written with these repeated: the
+    exporter knows no other way."""
+    attend = F.scaled_dot_product_attention
+
+    def repeated(
+        query: Tensor, key: Tensor, value: Tensor, *arguments: Any, enable_gqa: bool = False, **named: Any
+    ) -> Tensor:
+        if enable_gqa:
+            key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+        return attend(query, key, value, *arguments, **named)
+
+    F.scaled_dot_product_attention = repeated
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = attend
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -60,6 +60,19 @@ def load_packed(module: nn.Module, path: Path) -> nn.Module:
             value.copy_(_unpacked(name, tensors, tuple(value.shape), kept.get(name)))
     note_scales(module, {name: tensors[f"{name}{SCALES}"] for name in scaled})
     return module
+
+
+def require_fit(build: Callable[[], nn.Module], path: Path) -> None:
+    """Raises ValueError where the module has far more weights than the file could hold, before any memory is
+    taken for them."""
+    with torch.device("meta"):
+        wanted = sum(p.numel() for p in build().parameters())
+    most = PER_BYTE * path.stat().st_size
+    if wanted > most:
+        raise ValueError(f"the architecture has {wanted:,} weights, the file holds {most:,} at most")
+
+
+PER_BYTE = 4  # weights of 2 bits
 
 
 def _values(module: nn.Module) -> dict[str, Tensor]:

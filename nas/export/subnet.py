@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from torch import nn
 from nas.architecture import from_json
 from nas.errors import ExportError, NasError
 from nas.export.checks import Check, Evidence, check
-from nas.export.formats import DEFAULT, Subnet, format_of
-from nas.export.packed import load_packed
+from nas.export.formats import DEFAULT, Run, Subnet, format_of
+from nas.export.packed import load_packed, require_fit
 
 Cards = Callable[[Sequence[Check]], Mapping[str, str]]
 """Texts of files, by name, from how the files of weights fared."""
+
+Timed = Callable[[Sequence[Run]], Sequence[tuple[float, float]]]
+"""Latency and its spread in ms of inferences, all timed together."""
 
 
 def export_subnet(
@@ -29,6 +33,8 @@ def export_subnet(
     formats: Sequence[str] = DEFAULT,
     cards: Cards,
     evidence: Evidence | None = None,
+    timed: Timed | None = None,
+    threads: int = 1,
 ) -> list[Check]:
     """Write architecture.json, cards and a file per format into `folder`, all or nothing; each file is run
     and held against the subnet's answers first.
@@ -43,6 +49,8 @@ def export_subnet(
         cards: makes the cards, see `nas.export.model_card`.
         evidence: inputs as they will come, with the subnet's answers in the supernet; default: random ones,
             with the module's own.
+        timed: times the files, on batches of the evidence; default: they are not.
+        threads: that one inference may use then.
 
     Raises:
         ExportError: an unknown format, a module that cannot be exported, or a file whose answers differ from
@@ -50,6 +58,7 @@ def export_subnet(
     """
     chosen = [format_of(name) for name in dict.fromkeys(formats)]
     evidence = evidence or Evidence.random(subnet.module, subnet.example)
+    _clear(folder)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:
@@ -58,6 +67,13 @@ def export_subnet(
         for of in chosen:
             of.write(subnet, draft / of.file)
             checks.append(check(of, draft / of.file, subnet.module, evidence))
+        if timed:
+            x = evidence.batches[0].inputs[0].numpy()
+            runs = [of.timed(draft / of.file, subnet.module, x, threads) for of in chosen]
+            checks = [
+                replace(found, latency_ms=ms, spread_ms=spread)
+                for found, (ms, spread) in zip(checks, timed(runs), strict=True)
+            ]
         for name, text in cards(checks).items():
             (draft / name).write_text(text)
         _replace(folder, draft)
@@ -82,6 +98,7 @@ def load_subnet(
     folder = Path(folder)
     try:
         architecture = from_json(json.loads((folder / "architecture.json").read_text()), classes)
+        require_fit(lambda: build(architecture), folder / "model.safetensors")
         module = load_packed(build(architecture), folder / "model.safetensors").eval()
     except (OSError, ValueError, TypeError, OverflowError, RuntimeError, SafetensorError, NasError) as error:
         raise ExportError(
@@ -91,9 +108,34 @@ def load_subnet(
     return module
 
 
+def _clear(folder: Path) -> None:
+    """Takes away what exports of this place left that were killed, and gives back what one had set aside."""
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        pid = left.name.removeprefix(f".{folder.name}.").removesuffix(ASIDE)
+        if not pid.isdecimal() or (int(pid) != os.getpid() and _lives(int(pid))):
+            continue
+        if left.name.endswith(ASIDE) and not folder.exists():
+            left.rename(folder)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+ASIDE = ".old"
+
+
 def _replace(folder: Path, draft: Path) -> None:
     """Move `draft` to `folder`; a folder in the way is set aside first, as POSIX demands."""
-    aside = draft.with_name(draft.name + ".old")
+    aside = draft.with_name(draft.name + ASIDE)
     if folder.exists():
         folder.rename(aside)
     draft.rename(folder)

@@ -15,7 +15,8 @@ from torch import Tensor
 from nas.console import console
 from nas.errors import ExportError, RunError
 from nas.evaluation import statistics
-from nas.export import DEFAULT, Evidence, Subnet, cards, export_subnet
+from nas.export import DEFAULT, Evidence, Subnet, cards, export_subnet, format_of
+from nas.export.formats import Run as Inference
 from nas.objectives import Objective
 from nas.phases.finetune import deployed
 from nas.phases.run import Run
@@ -112,6 +113,8 @@ def entries_where(
 
 def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Path:
     """Writes the subnet of a verified point into `exports/ID`, with its card. Returns the folder."""
+    for name in formats:
+        format_of(name)  # refuses before any work is done
     if entry["weights"] != run.weights:
         raise ExportError(
             f"{entry['id']} must belong to the weights in {run.directory.supernet}, but was verified with "
@@ -128,7 +131,11 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
     buffers = statistics(weights, architecture, run.experiment.task)
     device = run.experiment.device(entry["device"])
     module = weights.extract(architecture, buffers=buffers)
-    again = measure_beside_references(run, device, [module])
+
+    def timed(runs: Sequence[Inference]) -> list[tuple[float, float]]:
+        found = measure_beside_references(run, device, runs=runs)
+        return list(zip(found.ms.tolist(), found.spread.tolist(), strict=True))
+
     export_subnet(
         Subnet(module, entry["architecture"], run.experiment.example(2)),
         folder,
@@ -141,8 +148,9 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
             example=run.experiment.example(1),
             device=run.profile(device).describe(),
             preparation=run.experiment.task.preparation,
-            again=(float(again.ms[0]), float(again.spread[0])),
         ),
+        timed=timed,
+        threads=device.runtime.threads,
     )
     run.tracker.artifact(folder / "card.md")
     if "mlflow" in formats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,14 @@ def _verify(run: Run, device: Device, trials: Sequence[Trial]) -> list[Entry]:
     ]
 
 
-def measure_beside_references(run: Run, device: Device, modules: Sequence[torch.nn.Module]) -> Measured:
-    """Times modules together with some that were profiled, so that a slower hour shows as drift."""
+def measure_beside_references(
+    run: Run,
+    device: Device,
+    modules: Sequence[torch.nn.Module] = (),
+    runs: Sequence[Callable[[], object]] = (),
+) -> Measured:
+    """Times modules, and inferences that are loaded already, together with some that were profiled, so that a
+    slower hour shows as drift."""
     experiment, profile = run.experiment, run.profile(device)
     references = profile.references(REFERENCES)
     build = experiment.at_bits()
@@ -140,6 +146,7 @@ def measure_beside_references(run: Run, device: Device, modules: Sequence[torch.
             references_ms=[s.latency_ms for s in references],
             rounds=experiment.profiling.rounds,
             seed=experiment.seed,
+            runs=runs,
             folder=Path(folder),
             progress=progress.advance,
         )

@@ -158,13 +158,14 @@ class Tracker:
 
     def register(self, folder: Path, name: str, alias: str, tags: Mapping[str, str]) -> str:
         """A folder with an MLflow model as a new version of the registered model `name`, which `alias` then
-        means. Returns the URI that serves it.
+        means. Returns the URI that serves it. What earlier versions are stays as it is.
 
         Raises:
             TrackingError: MLflow does not take it.
         """
         place = f"models/{folder.parent.name}"
         with _explained(self.uri):
+            place += f"/{len(self._client.list_artifacts(self.run_id, place)) + 1}"
             self._client.log_artifacts(self.run_id, str(folder), place)
             source = f"{self._client.get_run(self.run_id).info.artifact_uri}/{place}"
             try:

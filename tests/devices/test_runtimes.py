@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -75,13 +76,22 @@ def test_onnxruntime_fixes_threads_and_batch(tmp_path: Path, monkeypatch: pytest
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
-def test_onnxruntime_refuses_another_batch_than_the_prepared(tmp_path: Path) -> None:
+def test_onnxruntime_refuses_another_batch_than_the_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Loaded for a batch of 3, the session has folded that number in."""
     x = torch.rand(3, 4)
     OnnxRuntime().prepare(nn.Linear(4, 2), x, tmp_path)()
-    options = OnnxRuntime()._options(batch=3)
-    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), options)
-    assert session.get_inputs()[0].shape == [3, 4]
+    made: list[onnxruntime.InferenceSession] = []
+
+    def session(*arguments: Any, **named: Any) -> onnxruntime.InferenceSession:
+        made.append(kept(*arguments, **named))
+        return made[-1]
+
+    kept = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    OnnxRuntime().load(tmp_path / "model.onnx", x.numpy())
+    assert made[0].get_inputs()[0].shape == [3, 4]
 
 
 def test_torch_runs_in_evaluation_mode_and_gives_the_threads_back(tmp_path: Path) -> None:

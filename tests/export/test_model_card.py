@@ -88,9 +88,15 @@ def test_every_figure_stands_with_how_it_was_measured() -> None:
         assert fact in text, fact
 
 
-def test_latency_stands_twice() -> None:
-    assert "latency, again" not in made()
-    assert "| latency, again | 0.1234 ± 0.005 ms | when it was exported |" in made(again=(0.12344, 0.005))
+def test_each_file_has_its_own_latency() -> None:
+    timed = replace(CHECK, latency_ms=0.12344, spread_ms=0.005)
+    assert " | 0.1234 ± 0.005 | 45,678 |" in made(checks=[timed])
+    assert " |  | 45,678 |" in made(checks=[CHECK])
+
+
+def test_what_pads_or_repeats_stands_apart() -> None:
+    assert "padded or repeated" not in made(checks=[CHECK])
+    assert "padded or repeated 2,210" in made(checks=[replace(CHECK, overhead_bytes=2210)])
 
 
 def test_limits_are_stated() -> None:

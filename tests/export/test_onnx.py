@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from export.nets import Averaging, Frozen, trained
+from torch import Tensor, nn
 
 from nas.errors import ExportError
-from nas.export.onnx import check_onnx, export_onnx
+from nas.export.onnx import check_onnx, export_onnx, onnx_session
 
 X = torch.rand(2, 1, 4, 4)
 
@@ -70,3 +72,30 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(ExportError, match="must run in ONNX Runtime"):
         check_onnx(tmp_path / "model.onnx", trained(), X)
+
+
+class Grouped(nn.Module):
+    """Queries of four heads, keys and values of two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = x.reshape(x.shape[0], -1, 4, 8).transpose(1, 2)
+        y = nn.functional.scaled_dot_product_attention(q, q[:, ::2], q[:, 1::2], enable_gqa=True)
+        return y.transpose(1, 2).flatten(2)
+
+
+def test_grouped_queries_are_written(tmp_path: Path) -> None:
+    x, path = torch.rand(2, 5, 32), tmp_path / "grouped.onnx"
+    export_onnx(Grouped(), x, path)
+    (y,) = onnx_session(path).run(["y"], {"x": x.numpy()})
+    np.testing.assert_allclose(y, Grouped()(x), rtol=1e-5, atol=1e-6)
+    assert nn.functional.scaled_dot_product_attention.__module__ != "nas.export.onnx"
+
+
+class Refused(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("one\ntwo")
+
+
+def test_whatever_the_exporter_raises_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"failed with `one`\. Replace"):
+        export_onnx(Refused(), torch.rand(2, 3), tmp_path / "refused.onnx")

@@ -208,3 +208,12 @@ def test_damaged_files_load_or_are_refused(name, tmp_path):
     assert refused > 100
     assert [p.name for p in tmp_path.iterdir()] == ["abc"]
     assert len(list(folder.iterdir())) == 3
+
+
+def test_an_architecture_far_larger_than_the_file_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "abc")
+    data = json.loads((folder / "architecture.json").read_text())
+    data["stages"][0]["blocks"][0]["ffn"]["ratio"] = 1e9
+    (folder / "architecture.json").write_text(json.dumps(data))
+    with pytest.raises(ExportError, match=r"the architecture has .* weights, the file holds .* at most"):
+        loaded(folder)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from torch import nn
 
 from nas.errors import ExportError
 from nas.export import FORMATS, Check, Subnet, export_subnet
+from nas.export.checks import _problems
 
 ARCHITECTURE = {"type": "Net", "width": 8}
 X = torch.rand(2, 1, 4, 4)
@@ -94,6 +97,81 @@ def test_an_export_replaces_the_one_before_it(tmp_path: Path) -> None:
     exported(tmp_path / "abc", formats=("safetensors",))
     assert names(tmp_path / "abc") == ["architecture.json", "card.md", "model.safetensors"]
     assert names(tmp_path) == ["abc"]
+
+
+def test_what_killed_exports_left_goes(tmp_path: Path) -> None:
+    for name in (f".abc.{os.getpid()}", f".abc.{2**22 + 1}", ".abc.1", ".other.5"):  # 1 lives
+        (tmp_path / name).mkdir()
+    exported(tmp_path / "abc", formats=("safetensors",))
+    assert names(tmp_path) == [".abc.1", ".other.5", "abc"]
+
+
+def test_what_a_killed_export_set_aside_comes_back(tmp_path: Path) -> None:
+    before = names(exported(tmp_path / "abc", formats=("safetensors",)))
+    (tmp_path / "abc").rename(tmp_path / f".abc.{2**22 + 1}.old")
+    with pytest.raises(ExportError):
+        exported(tmp_path / "abc", Branching(), formats=("pt2",))
+    assert names(tmp_path) == ["abc"]
+    assert names(tmp_path / "abc") == before
+
+
+def test_every_format_can_be_timed(tmp_path: Path) -> None:
+    found: list[Check] = []
+    ran: list[object] = []
+
+    def cards(checks: Sequence[Check]) -> dict[str, str]:
+        found.extend(checks)
+        return {}
+
+    def timed(runs: Sequence[Callable[[], object]]) -> list[tuple[float, float]]:
+        ran.extend(run() for run in runs)
+        return [(float(i), 0.5) for i in range(len(runs))]
+
+    formats = [name for name in FORMATS if name != "huggingface"]
+    given = Subnet(trained(), ARCHITECTURE, X)
+    export_subnet(given, tmp_path / "abc", formats=formats, cards=cards, timed=timed, threads=1)
+    assert [(f.format, f.latency_ms) for f in found] == [(name, float(i)) for i, name in enumerate(formats)]
+    assert all(len(y[0] if isinstance(y, list) else y) == len(X) for y in ran)  # type: ignore[arg-type]
+
+
+def test_a_metric_may_differ_by_one_input(tmp_path: Path) -> None:
+    """In floats 119 and 118 of 180 are a little more than 1 apart."""
+    of = FORMATS["onnx"]
+    one = Check("onnx", 180, 1, 0, 0, 100, ("accuracy", 100 * 119 / 180, 100 * 118 / 180), 1, None, None)
+    assert _problems(of, one, rounds=False) == []
+    two = replace(one, metric=("accuracy", 100 * 119 / 180, 100 * 117 / 180))
+    assert "its accuracy is 65.00 and not 66.11" in _problems(of, two, rounds=False)
+
+
+def test_a_file_that_ends_the_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dead:
+        returncode = -signal.SIGSEGV
+
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: Dead())
+    with pytest.raises(ExportError, match=r"fp16.onnx must be a file that .* ends the process by signal 11"):
+        exported(tmp_path / "abc", formats=("onnx-fp16",))
+    assert names(tmp_path) == []
+
+
+class Attending(nn.Module):
+    """In half precision its file ended the process where the runtime loads it (ONNX Runtime 1.27)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.head = nn.Linear(32, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.attention(x, x, x, need_weights=False)[0]).mean(1)
+        return y
+
+
+def test_attention_in_half_precision_is_written_or_refused(tmp_path: Path) -> None:
+    given = Subnet(Attending().eval(), ARCHITECTURE, torch.rand(2, 4, 32))
+    try:
+        export_subnet(given, tmp_path / "abc", formats=("onnx-fp16",), cards=card)
+    except ExportError as error:
+        assert "ends the process" in str(error)  # noqa: PT017
 
 
 def test_a_failed_export_leaves_the_one_before_it(tmp_path: Path) -> None:
