@@ -37,8 +37,8 @@ Nas = Callable[..., "Done"]
 
 LEAST = {
     "training.epochs": 1,
-    "profiling.samples": 10,
-    "profiling.held_out": 2,
+    "profiling.samples": 11,
+    "profiling.held_out": 3,
     "search.trials": 6,
     "search.bounds": 3,
     "search.finalists": 2,
