@@ -101,12 +101,13 @@ def check(of: Format, path: Path, module: nn.Module, evidence: Evidence) -> Chec
         ExportError: it does not run, or differs by more than the laws above allow; with the numbers.
     """
     rounds = any(isinstance(m, QuantizedLinear) for m in module.modules())
+    plain = module
     if rounds and of.bits is not None:
         plain = in_floats(module)
         with torch.inference_mode():
             evidence = replace(evidence, answers=[plain(b.inputs[0]) for b in evidence.batches])
         rounds = False
-    found = _compared(of, path, module, evidence)
+    found, others = _compared(of, path, module, evidence)
     problems = _problems(of, found, rounds)
     whole = any(kernel_of(m) == INTEGER for m in module.modules())
     if whole and found.kernels is not None and not any(map(_is_of_whole_numbers, found.kernels)):
@@ -117,6 +118,7 @@ def check(of: Format, path: Path, module: nn.Module, evidence: Evidence) -> Chec
             f"in batches of {found.batch}). Nothing was exported; leave {of.name} out with --format, or look "
             f"for an operation that its runtime computes otherwise."
         )
+    _require_same_answers(path, plain, others, max(of.tolerance, MEDIAN))
     return found
 
 
@@ -139,13 +141,16 @@ def _problems(of: Format, found: Check, rounds: bool) -> list[str]:
     return problems
 
 
-def _compared(of: Format, path: Path, module: nn.Module, evidence: Evidence) -> Check:
+def _compared(
+    of: Format, path: Path, module: nn.Module, evidence: Evidence
+) -> tuple[Check, list[tuple[Tensor, np.ndarray]]]:
+    """How the file fared, and what it answers to batches of other sizes."""
     batch = len(evidence.batches[0].inputs[0])
     differences, same = [], []
     ours, theirs = Tally(), Tally()
     try:
         answer = of.load(path, module)
-        _require_free_batch(path, answer, evidence.batches[0].inputs[0])
+        others = _require_free_batch(path, answer, evidence.batches[0].inputs[0])
         for given, wanted in zip(evidence.batches, evidence.answers, strict=True):
             got = torch.from_numpy(answer(given.inputs[0].numpy()))
             if got.shape != wanted.shape:
@@ -171,7 +176,7 @@ def _compared(of: Format, path: Path, module: nn.Module, evidence: Evidence) -> 
     if held is not None and predicted is not None and of.overhead_bytes:
         overhead = min(max(held - predicted, 0), of.overhead_bytes(module))
     apart = torch.cat(differences) / max(largest, float(np.finfo(np.float32).tiny))
-    return Check(
+    found = Check(
         of.name,
         sum(len(b.inputs[0]) for b in evidence.batches),
         batch,
@@ -185,6 +190,7 @@ def _compared(of: Format, path: Path, module: nn.Module, evidence: Evidence) -> 
         _products(of.kernels(path, evidence.batches[0].inputs[0].numpy())) if of.kernels else None,
         overhead,
     )
+    return found, others
 
 
 def _is_of_whole_numbers(kernel: str) -> bool:
@@ -200,18 +206,37 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _require_free_batch(path: Path, answer: Answer, x: Tensor) -> None:
+def _require_free_batch(path: Path, answer: Answer, x: Tensor) -> list[tuple[Tensor, np.ndarray]]:
+    """What the file answers where fewer inputs come, and more."""
+    found = []
     for count in (1, 3):
         some = x[:1].expand(count, *x.shape[1:]).contiguous()
         try:
-            problem = None if (n := len(answer(some.numpy()))) == count else f"{n} outputs"
+            found.append((some, answer(some.numpy())))
+            problem = None if (n := len(found[-1][1])) == count else f"{n} outputs"
         except Exception as error:  # runtimes raise what they like
             problem = str(error).splitlines()[0]
         if problem:
-            raise ExportError(
-                f"{path.name} must take any batch size, but of {count} inputs it makes: {problem}. A size "
-                f"taken from a Python number is frozen into a file; use `x.shape[0]` or -1."
-            )
+            raise ExportError(_frozen(path, count, problem))
+    return found
+
+
+def _require_same_answers(
+    path: Path, module: nn.Module, found: Sequence[tuple[Tensor, np.ndarray]], tolerance: float
+) -> None:
+    module = copy.deepcopy(module).eval()
+    for some, answers in found:
+        with torch.inference_mode():
+            wanted = module(some).numpy()
+        if np.median(np.abs(answers - wanted)) > tolerance * np.abs(wanted).max():
+            raise ExportError(_frozen(path, len(some), "other answers than the module"))
+
+
+def _frozen(path: Path, count: int, problem: str) -> str:
+    return (
+        f"{path.name} must take any batch size, but of {count} inputs it makes: {problem}. A size taken from "
+        f"a Python number is frozen into a file; use `x.shape[0]` or -1."
+    )
 
 
 def predicted_bytes(module: nn.Module, bits: int | None = None) -> int:

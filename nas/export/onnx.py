@@ -95,38 +95,6 @@ def _slim(path: Path) -> None:
     onnx.save(model, path)
 
 
-def check_onnx(path: Path, module: nn.Module, example: Tensor) -> float:
-    """Largest difference between file and module, relative to the module's largest output.
-
-    Two batches are compared, of one and of three random inputs shaped and typed like `example`:
-    a batch size frozen into the file by tracing shows at one of them, as a difference or an error.
-
-    Returns:
-        The difference, 1e-6 or so for a good file; nan where the module or the file gives nan.
-
-    Raises:
-        ExportError: the file does not run, or gives another shape.
-    """
-    module = copy.deepcopy(module).eval()
-    generator = torch.Generator().manual_seed(0)
-    differences, scales = [], []
-    for batch in (1, 3):
-        x = torch.rand((batch, *example.shape[1:]), generator=generator).to(example.dtype)
-        with torch.inference_mode():
-            expected = module(x).numpy()
-        got = _run(path, x.numpy())
-        if got.shape != expected.shape:
-            raise ExportError(
-                f"An exported model must return what the module returns: {path} gives shape "
-                f"{got.shape} for {batch} inputs, the module {expected.shape}. A batch size taken "
-                "from a Python number is frozen into the file; use `x.shape[0]` or -1."
-            )
-        differences.append(np.abs(got - expected).max())
-        scales.append(np.abs(expected).max())
-    # numpy's maxima carry nan on, Python's would lose it.
-    return float(np.max(differences) / np.maximum(np.max(scales), np.finfo(np.float32).tiny))
-
-
 def onnx_session(path: Path) -> onnxruntime.InferenceSession:
     """The file, loaded on the CPU."""
     options = onnxruntime.SessionOptions()
@@ -181,18 +149,6 @@ def in_half_precision(path: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
 
 
-def _run(path: Path, x: np.ndarray) -> np.ndarray:
-    try:
-        (y,) = onnx_session(path).run(["y"], {"x": x})
-    except Exception as error:  # ONNX Runtime's errors share no base class of their own
-        reason = str(error).splitlines()[0]
-        raise ExportError(
-            f"An exported model must run in ONNX Runtime: {path} with {len(x)} inputs failed with "
-            f"`{reason}`. Export it again; if it fails again, a shape in the module is frozen."
-        ) from error
-    return np.asarray(y)
-
-
 @contextmanager
 def _grouped_heads_repeated() -> Iterator[None]:
     """Attention whose queries share keys and values (`enable_gqa`) is written with these repeated: the
@@ -217,8 +173,8 @@ def _grouped_heads_repeated() -> Iterator[None]:
 def _known_warnings_silenced() -> Iterator[None]:
     """Silence the exporter's own deprecation, and its remarks on shapes read while tracing.
 
-    Sizes of feature maps are meant to be constants of the file. A batch size that became one is
-    what `check_onnx` finds.
+    Sizes of feature maps are meant to be constants of the file. A batch size that became one is found when
+    the file is checked.
     """
     with warnings.catch_warnings():
         for message in ("You are using the legacy TorchScript", "The feature will be removed"):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nas.layers.choice import Norm
 
@@ -98,24 +97,3 @@ class ReparameterisedBatchNorm(ChannelBatchNorm):
         """As of any batch norm (SLAB, eq. 7)."""
         scale, shift = super().as_affine()
         return scale + self.alpha, shift
-
-
-def folded(norm: ChannelBatchNorm, linear: nn.Linear) -> nn.Linear:
-    """The one linear layer that does what `norm`, in evaluation mode, and then `linear` do."""
-    scale, shift = norm.as_affine()
-    return _linear(linear.weight * scale, F.linear(shift, linear.weight, linear.bias))
-
-
-def folded_behind(linear: nn.Linear, norm: ChannelBatchNorm) -> nn.Linear:
-    """The one linear layer that does what `linear` and then `norm`, in evaluation mode, do."""
-    scale, shift = norm.as_affine()
-    bias = shift if linear.bias is None else scale * linear.bias + shift
-    return _linear(scale[:, None] * linear.weight, bias)
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    joined = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
-    with torch.no_grad():
-        joined.weight.copy_(weight)
-        joined.bias.copy_(bias)
-    return joined

@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from nas.export.onnx import onnx_session
+
+
+def apart(path: Path, module: nn.Module, example: Tensor) -> float:
+    """Largest difference between file and module in evaluation mode for one and for three random inputs like
+    `example`, relative to the module's largest output."""
+    mode, generator = module.training, torch.Generator().manual_seed(0)
+    differences, largest = [], []
+    for batch in (1, 3):
+        x = torch.rand((batch, *example.shape[1:]), generator=generator).to(example.dtype)
+        with torch.inference_mode():
+            wanted = module.eval()(x).numpy()
+        (got,) = onnx_session(path).run(["y"], {"x": x.numpy()})
+        assert got.shape == wanted.shape
+        differences.append(np.abs(got - wanted).max())
+        largest.append(np.abs(wanted).max())
+    module.train(mode)
+    return float(max(differences) / max(largest))
 
 
 class Windows(nn.Module):

@@ -9,12 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from export.nets import apart
 from torch import nn
 
 from nas.calibration import gathering
 from nas.errors import ExportError
 from nas.export.deployable import deployable
-from nas.export.onnx import check_onnx, export_onnx
+from nas.export.onnx import export_onnx
 from nas.layers import Bits
 from nas.layers.quantizers import QuantizedLinear
 from nas.quantize import DYNAMIC, Quantization, at_bits, fake_quantize, in_floats, payload_bytes
@@ -115,7 +116,7 @@ def test_inputs_that_no_block_divides(bits, tmp_path):
     x = torch.randn(2, 41)
     module = quantized(nn.Sequential(nn.Linear(41, 8)), bits, Quantization(), x)
     export_onnx(module, x, tmp_path / "model.onnx")
-    assert check_onnx(tmp_path / "model.onnx", module, x) < 1e-5
+    assert apart(tmp_path / "model.onnx", module, x) < 1e-5
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
@@ -127,7 +128,7 @@ def test_weights_of_other_layers_are_kept_at_their_bits(bits, tmp_path):
     module = quantized(net, Bits(bits), Quantization(), x)
     path = tmp_path / "model.onnx"
     export_onnx(module, x, path)
-    assert check_onnx(path, module, x) < 1e-6
+    assert apart(path, module, x) < 1e-6
     session(path)
     operators = {node.op_type for node in onnx.load(f"{path}.optimised").graph.node}
     assert operators <= {"Conv", "ReorderInput", "ReorderOutput"}
@@ -201,7 +202,7 @@ def test_layers_with_a_fast_path_of_their_own_round_their_inputs(bits, tmp_path)
         alone = module(x)
     torch.testing.assert_close(alone, module(x))
     export_onnx(module, x, tmp_path / "model.onnx")
-    assert check_onnx(tmp_path / "model.onnx", module, x) < 5e-3
+    assert apart(tmp_path / "model.onnx", module, x) < 5e-3
     rounds = [m for m in module.modules() if isinstance(m, QuantizedLinear)]
     assert len(rounds) == 2
     plain = in_floats(module)

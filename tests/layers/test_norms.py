@@ -9,9 +9,10 @@ import torch
 from layers.cutting import cut_module, randomise
 from layers.literal import rectangle
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nas.layers import BatchNorm, Block, Global, LayerNorm, Mlp, RepBN, RMSNorm
-from nas.layers.norms import ChannelBatchNorm, NoNorm, ReparameterisedBatchNorm, folded, folded_behind
+from nas.layers.norms import ChannelBatchNorm, NoNorm, ReparameterisedBatchNorm
 
 WIDTH = 6
 SIDES = [(3, 5), (4, 2)]
@@ -137,6 +138,27 @@ def test_tokens_are_normalised_like_positions(choice):
 
 
 # --- folding ------------------------------------------------------------------------------------
+
+
+def folded(norm: ChannelBatchNorm, linear: nn.Linear) -> nn.Linear:
+    """The one linear layer that does what `norm`, in evaluation mode, and then `linear` do."""
+    scale, shift = norm.as_affine()
+    return _linear(linear.weight * scale, F.linear(shift, linear.weight, linear.bias))
+
+
+def folded_behind(linear: nn.Linear, norm: ChannelBatchNorm) -> nn.Linear:
+    """The one linear layer that does what `linear` and then `norm`, in evaluation mode, do."""
+    scale, shift = norm.as_affine()
+    bias = shift if linear.bias is None else scale * linear.bias + shift
+    return _linear(scale[:, None] * linear.weight, bias)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    joined = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        joined.weight.copy_(weight)
+        joined.bias.copy_(bias)
+    return joined
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
