@@ -218,7 +218,11 @@ def tune(
     """
     from dataclasses import replace
 
-    phases, found, source = _load(experiment, settings, run_dir)
+    from nas.experiment import load_experiment
+    from nas.settings import parse_assignments
+
+    phases = importlib.import_module("nas.phases")
+    found, source = load_experiment(experiment, parse_assignments(settings or []))  # whatever a run of it had
     what = phases.Tuning(samples, epochs)
     found = replace(found, name=f"{found.name}{phases.SUFFIX}")
     options = {"resume": True, "on_error": "FINISHED", "address": address}

@@ -115,6 +115,9 @@ def test_what_was_tried_otherwise_is_not_compared(tmp_path, experiment):
     module._require_same(experiment, Tuning(samples=30, epochs=9), tmp_path)  # more of them
     with pytest.raises(RunError, match=r"tried alike, but .*epochs.*9.*2.*Tune as before, or in another"):
         module._require_same(experiment, Tuning(epochs=2), tmp_path)
+    fewer = replace(experiment, task=experiment.task.fewer(train=100))
+    with pytest.raises(RunError, match=r"tried alike, but .*data"):
+        module._require_same(fewer, Tuning(epochs=9), tmp_path)
     other = replace(experiment, training=replace(experiment.training, ema=0.9))
     with pytest.raises(RunError, match=r"tried alike, but .*ema"):
         module._require_same(other, Tuning(epochs=9), tmp_path)

@@ -10,7 +10,8 @@ of supernet or models, search, training on.
 - Swin manner, ConvNeXt manner: one block throughout, five sizes, trained one by one for as many epochs each;
 - that size alone: one of the five sizes of the Swin manner, which gets all the time.
 
-Each has a learning rate of its own, chosen beforehand on *search* (results/hand_scaled/rates.json).
+Each manner has a learning rate of its own, chosen beforehand on *search* (results/hand_scaled/rates.json);
+the supernet's is that of `cifar10_small`, which `learning_rates.py` found.
 
 Latency is ONNX Runtime's on this machine: predicted in the search by a model fitted on this space
 beforehand (its core-seconds are in the results), measured in the end, all models of all arms together. The
@@ -279,7 +280,8 @@ def _supernet(
         if tuned:
             places = _for_budgets(figures["search_accuracy"], figures["latency_ms"], known.budgets_ms)
             finalists = [finalists[i] for i in places]
-            figures |= {name: [figures[name][i] for i in places] for name in ("latency_ms", "architectures")}
+            for name in ("latency_ms", "architectures", "search_accuracy"):
+                figures[name] = [figures[name][i] for i in places]
             after = _trained_on(task, supernet, finalists, tuned, recipe, Path(folder), seed, figures)
     start = time.process_time()
     holders = after or [supernet] * len(finalists)
@@ -316,16 +318,23 @@ def _trained_on(
     few = task.fewer(train=8 * task.batch_size)
     start = time.process_time()
     for i, (model, a) in enumerate(zip(models, architectures, strict=True)):
-        copy = Supernet(hierarchical.build, Space(a)).with_state(model.state())
+        copy = Supernet(hierarchical.build, Space(a)).with_state(
+            {name: tensor.clone() for name, tensor in model.state().items()}
+        )
         train(copy, few, replace(recipe.alone(a), epochs=2), folder / f"timed-{i}", seed=seed)
     an_epoch = (time.process_time() - start) / 16 * task.batch_count("train")
     epochs = epochs_in(budget, an_epoch)
-    accuracies = []
+    inherited, accuracies = figures["search_accuracy"], []
     for i, (model, a) in enumerate(zip(models, architectures, strict=True)):
         train(model, task, replace(recipe.alone(a), epochs=epochs), folder / f"on-{i}", seed=seed)
         accuracies.append(subnet_accuracy(model, a, task, "search").mean)
-    figures |= {"epochs_on": epochs, "inherited": figures["search_accuracy"], "search_accuracy": accuracies}
-    return models
+    better = [after >= before for after, before in zip(accuracies, inherited, strict=True)]
+    figures |= {
+        "epochs_on": epochs,
+        "inherited": inherited,
+        "search_accuracy": [max(pair) for pair in zip(accuracies, inherited, strict=True)],
+    }
+    return [model if kept else supernet for model, kept in zip(models, better, strict=True)]
 
 
 def _by_hand(

@@ -181,10 +181,11 @@ def _require_same(experiment: Experiment, tuning: Tuning, folder: Path) -> None:
     """What is compared must have been trained alike.
 
     Raises:
-        RunError: what was tried before had other epochs or settings.
+        RunError: what was tried before had other epochs, data or settings.
     """
     path = folder / BEGUN
-    now = json.loads(json.dumps({"epochs": tuning.epochs, "training": settings_of(experiment)["training"]}))
+    about = {"epochs": tuning.epochs, "data": experiment.task.fingerprint}
+    now = json.loads(json.dumps(about | {"training": settings_of(experiment)["training"]}))
     if (folder / STORAGE).exists() and path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = list(differences(before, now))

@@ -21,12 +21,12 @@ from nas.errors import RunError
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file so that `path` is, at every moment, the old file or the new one.
 
-    Its header holds `metadata` and a checksum of the tensors, which `load_tensors` looks at.
+    Its header holds `metadata` and a checksum of both, which `load_tensors` looks at.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    save_file(plain, unfinished, dict(metadata) | {CHECKSUM: _checksum(plain)})
+    save_file(plain, unfinished, dict(metadata) | {CHECKSUM: _checksum(plain, metadata)})
     unfinished.chmod(0o644)  # the library writes for its owner alone
     with open(unfinished, "rb") as file:
         os.fsync(file.fileno())
@@ -36,9 +36,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 CHECKSUM = "crc32"
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Of all bytes, in the order of names."""
-    total = 0
+    total = zlib.crc32(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(tensors):
         total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), total)
     return f"{total:08x}"
@@ -65,7 +65,7 @@ def load_tensors(path: Path, remedy: str = AGAIN) -> tuple[dict[str, Tensor], di
             f"{path} must be a whole safetensors file, but cannot be read: {error}. {remedy}"
         ) from error
     written = metadata.pop(CHECKSUM, None)
-    if written is not None and written != _checksum(tensors):
+    if written is not None and written != _checksum(tensors, metadata):
         raise RunError(
             f"{path} must hold what was written to it, but its checksum is not {written}: the file is "
             f"damaged. {remedy}"

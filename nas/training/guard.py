@@ -22,12 +22,15 @@ class Guard:
 
     Attributes:
         begin: losses of the first steps; goes into checkpoints.
+        nothing: the loss of answering 0 whatever comes: what good weights lose on an odd batch is far above
+            their usual loss, and far below that.
         good: the last good checkpoint.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
         self.begin: list[float] = []
+        self.nothing: float | None = None
         self.good: Path | None = None
         self._unproven: Path | None = None
 
@@ -42,12 +45,13 @@ class Guard:
 
     def require_sane(self, loss: float, step: int, architecture: Any) -> None:
         """Of any subnet's loss to the labels: raises RunError too where it is far above those of the first
-        steps."""
+        steps, and that of knowing nothing."""
         self.require_finite("loss", loss, step, architecture)
         usual = sum(self.begin) / len(self.begin) if self.begin else math.inf
+        usual = max(usual, self.nothing or 0.0)
         times = self.recipe.explosion
         if times < math.inf and loss > times * usual:
-            law = f"The loss must not exceed {times:g} times that of the first steps, {usual:.3g}"
+            law = f"The loss must not exceed {times:g} times that of the first steps or of zeros, {usual:.3g}"
             raise self._problem(law, loss, step, architecture)
 
     def passed(self, loss: float) -> None:

@@ -222,6 +222,7 @@ class _Training:
             with self._autocast(), self._features(architecture) as features:
                 answer = self.supernet(architecture, *batch.inputs, train=True, slices=slices)
                 label_loss = self.task.loss(answer, batch)
+                self._note_nothing(answer, batch)
                 loss = distillation.loss(answer, label_loss, inside, outside)
                 if taught:
                     loss = loss + distillation.features * feature_loss(features, taught).to(loss.device)
@@ -236,6 +237,11 @@ class _Training:
                 if teaches:
                     inside, taught = answer.detach(), {n: f.detach() for n, f in features.items()}
         return weight * first, tallies
+
+    def _note_nothing(self, answer: Tensor, batch: Batch) -> None:
+        """Once: by what a loss is known to be a large one."""
+        if self.guard.nothing is None:
+            self.guard.nothing = float(self.task.loss(torch.zeros_like(answer), batch))
 
     def _shared(
         self, architectures: list[Any], batch: Batch, images: int, gradients: Gradients, _: Gradients
@@ -254,6 +260,7 @@ class _Training:
             with self._autocast():
                 answer = self.supernet(architecture, *part.inputs, train=True, slices=slices)
                 label_loss = self.task.loss(answer, part)
+                self._note_nothing(answer, part)
                 loss = self.recipe.distillation.loss(answer, label_loss, None, outside)
             self.guard.require_sane(float(label_loss.detach()), self.step, architecture)
             self.guard.require_finite("loss", float(loss.detach()), self.step, architecture)

@@ -341,7 +341,7 @@ def test_a_loss_that_explodes_stops_the_run(task, supernet, tmp_path):
         subnets=Only(supernet.space.largest()),
     )
     message = (
-        r"loss must not exceed 2 times that of the first steps, .* at step \d+ of architecture .*"
+        r"loss must not exceed 2 times that of the first steps or of zeros, .* at step \d+ of architecture .*"
         r"good checkpoint is .*step-\d+\.safe"
     )
     with pytest.raises(RunError, match=message) as raised:
@@ -359,7 +359,7 @@ def test_any_subnet_may_explode(task, supernet, tmp_path, monkeypatch):
 
     def loss(self, answer, batch):
         count[0] += 1
-        return own(self, answer, batch) * (1e4 if count[0] == 42 else 1.0)  # the second of the 11th step
+        return own(self, answer, batch) * (1e4 if count[0] == 43 else 1.0)  # the second of the 11th step
 
     monkeypatch.setattr(type(task), "loss", loss)
     smallest = architecture_id(supernet.space.smallest())
@@ -367,12 +367,26 @@ def test_any_subnet_may_explode(task, supernet, tmp_path, monkeypatch):
         train(supernet, task, RECIPE, tmp_path)
 
 
+def test_good_weights_may_meet_an_odd_batch(task, supernet, tmp_path, monkeypatch):
+    """A loss of 0.001 that becomes 0.1 on one batch is no explosion."""
+    count, own = [0], type(task).loss
+
+    def loss(self, answer, batch):
+        count[0] += 1
+        known = own(self, answer, batch) if count[0] == 2 else None  # that of zeros
+        return known if known is not None else answer.sum() * 0 + (0.1 if count[0] == 45 else 1e-3)
+
+    monkeypatch.setattr(type(task), "loss", loss)
+    train(supernet, task, RECIPE, tmp_path)
+    assert count[0] > 45
+
+
 def test_the_first_steps_may_explode(task, supernet, tmp_path, monkeypatch):
     count, own = [0], type(task).loss
 
     def loss(self, answer, batch):
         count[0] += 1
-        return own(self, answer, batch) * (1e4 if count[0] == 5 else 1.0)  # the first of the second step
+        return own(self, answer, batch) * (1e4 if count[0] == 6 else 1.0)  # the first of the second step
 
     monkeypatch.setattr(type(task), "loss", loss)
     with pytest.raises(RunError, match=r"must not exceed 20 times .* at step 1 "):
@@ -387,8 +401,14 @@ def flipped(data: bytes) -> bytes:
     return data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
 
 
+def told(data: bytes) -> bytes:
+    """It says that more steps are done."""
+    assert data.count(rb"\"step\": 8,") == 1
+    return data.replace(rb"\"step\": 8,", rb"\"step\": 9,")
+
+
 class TestCheckpoints:
-    @pytest.mark.parametrize("damaged", [cut_off, flipped], ids=["cut off", "a bit flipped"])
+    @pytest.mark.parametrize("damaged", [cut_off, flipped, told], ids=["cut off", "a bit flipped", "header"])
     def test_a_damaged_one_gives_way_to_the_one_before(self, task, supernet, tmp_path, damaged):
         whole = train(copy_of(supernet), task, RECIPE, tmp_path / "whole").state()
         with pytest.raises(Stop):
