@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from scipy.stats import kendalltau
 
 from nas import assessment
 from nas.assessment import Assessed, close, every, figures, kendall, with_intervals
+from nas.experiment import load_experiment
+from nas.phases.assess import recipe_id
 
 IMAGES = 1000
 
@@ -122,3 +125,12 @@ def test_what_cannot_be_had_is_none():
         found = with_intervals(assessed([50, 40, 30], [[60, 50, 40]]))  # one training each
     assert found["tau_ceiling_within_cost"] == {"value": None, "interval_95": [None, None]}
     json.dumps(found, allow_nan=False)
+
+
+def test_what_was_trained_by_another_recipe_is_not_taken():
+    digits, _ = load_experiment("digits", {})
+    recipe = digits.training
+    same = replace(digits, training=replace(recipe, threads=3, keep=5, workers=2))
+    other = replace(digits, training=replace(recipe, epochs=3))
+    assert recipe_id(same) == recipe_id(digits) != recipe_id(other)
+    assert recipe_id(replace(digits, task=digits.task.fewer(train=100))) != recipe_id(digits)

@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.benchmarks.results import FOLDER, write
 from nas.assessment import Assessed, with_intervals
-from nas.phases.assess import read_right
+from nas.phases.assess import raw_folder, read_right
 
 RAW = FOLDER / "cifar10_small.npz"
 ENDS = ("largest", "smallest")
@@ -29,7 +29,7 @@ ENDS = ("largest", "smallest")
 def main(run: str) -> None:
     folder = Path(run)
     found = json.loads((folder / "assessment.json").read_text())
-    collect(folder / "assessment", found)
+    collect(raw_folder(folder, found["recipe"]), found)
     results = evaluated() | {"subnets": found["subnets"], "settings": settings_of(folder, found)}
     shutil.copyfile(folder / "assessment.png", FOLDER / "cifar10_small.png")
     for name in KEYS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from nas.cluster import each
 from nas.console import bar, console
 from nas.errors import RunError
 from nas.evaluation import statistics
+from nas.experiment import Experiment, settings_of
 from nas.phases.chosen import Assessment, Chosen, choose
 from nas.phases.run import Run
 from nas.report.assessment import draw_assessment
@@ -42,11 +44,12 @@ class Shared:
 
 def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
     """Trains subnets alone, as the supernet was (same recipe, epochs and images), and compares; writes
-    `assessment/` with the raw predictions, assessment.json and a picture. What is there is not done again."""
+    `assessment/RECIPE` with the raw predictions, assessment.json and a picture. What is there is not done
+    again."""
     _require_classes(run.experiment.task)
     chosen = choose(run.experiment, assessment)
-    folder = run.directory.path / "assessment"
-    folder.mkdir(exist_ok=True)
+    folder = raw_folder(run.directory.path, recipe := recipe_id(run.experiment))
+    folder.mkdir(parents=True, exist_ok=True)
     todo = [(c, s) for c in chosen for s in range(assessment.seeds) if not _file(folder, c, s).exists()]
     console.print(
         f"Assessment: {len(chosen)} subnets, {assessment.seeds} trainings each; {len(todo)} are left to do."
@@ -64,7 +67,7 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
         np.array([[read_right(_file(folder, c, s)) for s in range(assessment.seeds)] for c in chosen]),
         np.array([c.seen for c in chosen]),
     )
-    results = _results(run, assessment, chosen, assessed) | {"ends": _ends(run, folder)}
+    results = _results(run, assessment, chosen, assessed) | {"ends": _ends(run, folder), "recipe": recipe}
     path = run.directory.path / "assessment.json"
     write_atomically(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
     picture = draw_assessment(results, run.directory.path / "assessment.png")
@@ -123,6 +126,23 @@ def _require_classes(task: Task) -> None:
 
 
 # --- files ----------------------------------------------------------------------------------------
+
+
+def raw_folder(run: Path, recipe: str) -> Path:
+    """Where the raw predictions of an assessment are, of subnets that were trained by that recipe."""
+    return run / "assessment" / recipe
+
+
+def recipe_id(experiment: Experiment) -> str:
+    """Of all that a training alone depends on but architecture and seed."""
+    settings = settings_of(experiment)
+    training = {k: v for k, v in settings["training"].items() if k not in ASIDE}
+    about = [training, settings["quantization"], experiment.task.fingerprint]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+
+
+ASIDE = ("workers", "device", "threads", "keep", "checkpoint_seconds", "explosion")
+"""Settings of training that do not matter to what comes out."""
 
 
 def _file(folder: Path, subnet: Chosen, seed: int) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ class Distillation:
         external: share that `teacher` teaches all of them.
         teacher: a module from the task's inputs to its outputs, or the folder of an export of the same
             builder (``runs/digits/exports/ID``); None: none.
-        temperature: by which answers are divided before the softmax (Hinton et al., 2015, §2).
+        temperature: by which answers are divided before the softmax (Hinton et al., 2015, §2). Where targets
+            are numbers and no classes, a teacher's answers take their place in the task's loss instead.
         features: weight of the mean squared difference to what parts of the largest subnet give, where
             shapes agree (FitNets, Romero et al., 2015, without a regressor).
         parts: regular expression of the names of those parts.
@@ -68,14 +69,24 @@ class Distillation:
             )
 
     def loss(
-        self, answer: Tensor, label_loss: Tensor, inside: Tensor | None, outside: Tensor | None
+        self,
+        answer: Tensor,
+        label_loss: Tensor,
+        inside: Tensor | None,
+        outside: Tensor | None,
+        numbers: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """The loss of one subnet: of `answer` to labels, to the largest subnet's, and to the teacher's."""
+        """The loss of one subnet: of `answer` to labels, to the largest subnet's, and to the teacher's.
+
+        Args:
+            numbers: the loss of an answer to a teacher's where these are no logits; None: they are.
+        """
         shares = [(self.in_place, inside), (self.external, outside)]
         taught = [(share, teacher) for share, teacher in shares if share and teacher is not None]
         loss = (1 - sum(share for share, _ in taught)) * label_loss
         for share, teacher in taught:
-            loss = loss + share * soft_loss(answer, teacher, self.temperature)
+            apart = numbers(answer, teacher) if numbers else soft_loss(answer, teacher, self.temperature)
+            loss = loss + share * apart
         return loss
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nas.errors import RunError
 from nas.supernet import Box, Supernet
@@ -170,6 +171,7 @@ class _Training:
 
     def _timed_step(self, batches: list[Batch]) -> None:
         start = time.perf_counter()
+        self.numbers = batches[0].targets.is_floating_point()  # before mixing makes shares of classes
         with _reproducible(self.seed, self.step, self.group.rank, self.device):
             loss, tallies = self._step([self.feed.prepared(b, self.step, i) for i, b in enumerate(batches)])
         self.sums.loss += loss
@@ -223,7 +225,7 @@ class _Training:
                 answer = self.supernet(architecture, *batch.inputs, train=True, slices=slices)
                 label_loss = self.task.loss(answer, batch)
                 self._note_nothing(answer, batch)
-                loss = distillation.loss(answer, label_loss, inside, outside)
+                loss = distillation.loss(answer, label_loss, inside, outside, self._of_numbers(batch))
                 if taught:
                     loss = loss + distillation.features * feature_loss(features, taught).to(loss.device)
             self.guard.require_finite("loss", float(loss.detach()), self.step, architecture)
@@ -237,6 +239,18 @@ class _Training:
                 if teaches:
                     inside, taught = answer.detach(), {n: f.detach() for n, f in features.items()}
         return weight * first, tallies
+
+    def _of_numbers(self, batch: Batch) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """The task's own loss to a teacher's answer, where targets are numbers."""
+        if not self.numbers:
+            return None
+
+        def loss(answer: Tensor, teacher: Tensor) -> Tensor:
+            if teacher.numel() != batch.targets.numel():
+                return F.mse_loss(answer, teacher)
+            return self.task.loss(answer, batch._replace(targets=teacher.reshape(batch.targets.shape)))
+
+        return loss
 
     def _note_nothing(self, answer: Tensor, batch: Batch) -> None:
         """Once: by what a loss is known to be a large one."""
@@ -261,7 +275,9 @@ class _Training:
                 answer = self.supernet(architecture, *part.inputs, train=True, slices=slices)
                 label_loss = self.task.loss(answer, part)
                 self._note_nothing(answer, part)
-                loss = self.recipe.distillation.loss(answer, label_loss, None, outside)
+                loss = self.recipe.distillation.loss(
+                    answer, label_loss, None, outside, self._of_numbers(part)
+                )
             self.guard.require_sane(float(label_loss.detach()), self.step, architecture)
             self.guard.require_finite("loss", float(loss.detach()), self.step, architecture)
             total = total + loss * (count / images)

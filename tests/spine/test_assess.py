@@ -27,7 +27,7 @@ def test_subnets_are_trained_once_and_compared(nas, run):
     for b in (0, 1):
         low, high = (f(s["mmacs"] for s in results["subnets"] if s["bin"] == b) for f in (min, max))
         assert high / low < 1.11
-    raw = sorted((run / "assessment").glob("*.npz"))
+    raw = sorted((run / "assessment" / results["recipe"]).glob("*.npz"))
     assert len(raw) == 10  # with what the largest and the smallest inherit
     assert results["ends"]["smallest"]["inherited"] < results["ends"]["largest"]["inherited"]
     subnet = results["subnets"][0]

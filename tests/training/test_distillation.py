@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +21,10 @@ from training.small import (
 
 from nas.errors import ExportError, RunError
 from nas.export import Subnet, export_subnet
-from nas.tasks import Batch
+from nas.supernet import Supernet
+from nas.tasks import Batch, Metric, Tally
 from nas.training import Distillation, Nested, OneBatch, SinglePath, soft_loss
+from search_spaces import hierarchical
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,39 @@ def test_shares_of_labels_largest_and_teacher(task, supernet, teacher, tmp_path,
             losses.append(0.8 * label + 0.2 * external)
         else:
             losses.append(0.3 * label + 0.5 * soft_loss(answer, inside, 3.0) + 0.2 * external)
+    assert_gradients(found, bank_gradients(supernet, torch.stack(losses).mean()))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The task with its classes as numbers, of which the first output is to be the one."""
+
+    base: Any
+    metric: Metric = Metric("error", "", "minimize")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+    def batches(self, *arguments, **named):
+        return (Batch(b.inputs, b.targets.float()) for b in self.base.batches(*arguments, **named))
+
+    def loss(self, outputs, batch):
+        return F.mse_loss(outputs[:, 0], batch.targets)
+
+    def tallies(self, outputs, batch):
+        return {"error": Tally.of((outputs[:, 0] - batch.targets).abs())}
+
+
+def test_numbers_are_taught_by_the_loss_of_the_task(task, tmp_path, monkeypatch):
+    """A softmax over one output would teach nothing."""
+    space = hierarchical.space(replace(task, classes=1), widths=((8, 16),), depths=(1, 2))
+    supernet = Supernet(hierarchical.build, space)
+    recipe = replace(RECIPE, distillation=Distillation(in_place=1.0))
+    found = step_gradients(supernet, Numbers(task), recipe, tmp_path, monkeypatch)
+    batch = batch_of(task)
+    answers = [supernet(a, *batch.inputs, train=True)[:, 0] for a in architectures(recipe, supernet)]
+    losses = [F.mse_loss(answers[0], batch.targets.float())]
+    losses += [F.mse_loss(answer, answers[0].detach()) for answer in answers[1:]]
     assert_gradients(found, bank_gradients(supernet, torch.stack(losses).mean()))
 
 
