@@ -56,6 +56,8 @@ class Distillation:
             )
         if not isinstance(self.teacher, (nn.Module, str, Path, type(None))):
             raise RunError(f"`distillation.teacher` must be a module or a folder: got {self.teacher!r}.")
+        if isinstance(self.teacher, (str, Path)):  # other processes work in other folders
+            object.__setattr__(self, "teacher", str(Path(self.teacher).absolute()))
         try:
             re.compile(self.parts)
         except re.error as error:

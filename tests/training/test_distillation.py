@@ -217,3 +217,10 @@ def test_an_export_teaches(task, supernet, tmp_path, monkeypatch):
         gradients(str(folder), "c")
     with pytest.raises(ExportError, match=r"cannot be loaded: .*No such file"):
         gradients(tmp_path / "nowhere", "d")
+
+
+def test_a_folder_is_found_from_other_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Distillation(in_place=0.0, external=0.3, teacher="exports/abc").teacher == str(
+        tmp_path / "exports" / "abc"
+    )
