@@ -64,7 +64,8 @@ class Guard:
     def _problem(self, law: str, value: float, step: int, architecture: Any) -> RunError:
         if self._unproven is not None:  # a training would go on from it
             self._unproven.unlink(missing_ok=True)
-        good = f"The last good checkpoint is {self.good}" if self.good else "There is no good checkpoint yet"
+        kept = self.good is not None and self.good.exists()  # `keep` may have been 1
+        good = f"The last good checkpoint is {self.good}" if kept else "There is no good checkpoint"
         where = self.folder / DIVERGED
         where.write_text(json.dumps(to_json(architecture), indent=1) + "\n")
         return RunError(

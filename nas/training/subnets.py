@@ -213,6 +213,11 @@ class Progressive(Subnets):
 
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
         largest = space.largest()
+        if space.genes and not any(_ending(space, phase) for phase in self.phases):
+            known = ", ".join(sorted({gene.name.rpartition(".")[2] for gene in space.genes}))
+            raise RunError(
+                f"`phases` must name choices of the space, of which there are {known}: got {self.phases}."
+            )
         begun = int(progress / self.share * (len(self.phases) + 1))
         if begun == 0:
             return [largest]

@@ -154,6 +154,13 @@ class _WithBins(SinglePath):
         object.__setattr__(self, "bins", bins)
 
 
+def test_phases_that_open_nothing_are_refused(space):
+    with pytest.raises(
+        RunError, match=r"`phases` must name choices of the space, of which there are .*ratio"
+    ):
+        Progressive((("kernl",),)).at(space, 0, 0, 0.5)
+
+
 class TestProgressive:
     RULE = Progressive((("heads", "size"), ("blocks",), ("ratio",), ("width",)), share=0.8, random=4)
 
