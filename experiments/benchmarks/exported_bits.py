@@ -23,12 +23,13 @@ import numpy as np
 import torch
 
 from experiments import cifar10_small
-from experiments.benchmarks.pieces import Piece, predictions, select, share_of, unpacked
+from experiments.benchmarks.pieces import Piece, select, share_of, unpacked
 from experiments.benchmarks.results import FOLDER, between_marks, table, write
 from nas.devices.costs import count, macs
 from nas.evaluation import statistics
 from nas.export.onnx import export_onnx, onnx_session
 from nas.layers import AbsolutePosition, Bits, Block, Global, Mlp, PatchStem
+from nas.quantize import DYNAMIC, Quantization
 from nas.space import Constraint, Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import ImageClassification
@@ -37,13 +38,21 @@ from search_spaces.hierarchical import HierarchicalTransformer, Stage, build
 from search_spaces.laws import find_a_kernel
 
 EPOCHS = {32: 60, 48: 40, 96: 24}  # by width: some 25 core-minutes for the largest
+BATCH = 50  # of both, since dynamic ranges are those of a batch
+PLAIN, NESTED, WHOLE = Quantization(), Quantization(nested=True), Quantization(DYNAMIC, images=BATCH)
 FP32 = "32"
 FORMS = {
-    FP32: Bits(),
-    "8, inputs 8": Bits(8, 8),
-    "8": Bits(8),
-    "4, inputs 8": Bits(4, 8),
-    "4": Bits(4),
+    FP32: (Bits(), PLAIN),
+    "16": (Bits(16), PLAIN),
+    "8, inputs 8": (Bits(8, 8), PLAIN),
+    "8, inputs 8, dynamic": (Bits(8, 8), WHOLE),
+    "8, inputs 8, nested": (Bits(8, 8), NESTED),
+    "8": (Bits(8), PLAIN),
+    "4, inputs 8": (Bits(4, 8), PLAIN),
+    "4": (Bits(4), PLAIN),
+    "4, nested": (Bits(4), NESTED),
+    "2": (Bits(2), PLAIN),
+    "2, nested": (Bits(2), NESTED),
 }
 MIXED = "mixed"
 IMAGES = 5000
@@ -70,33 +79,40 @@ def main(data: str, share: str = "") -> None:
 
 def piece(task: ImageClassification, width: int) -> None:
     """Trains one size, and keeps what supernet and files say."""
-    space = Space(template(width, Bits(oneof(4, 8, 32), oneof(8, 32))), [Constraint(Bits, find_a_kernel)])
+    bits = Bits(oneof(2, 4, 8, 16, 32), oneof(8, 32))
+    space = Space(template(width, bits), [Constraint(Bits, find_a_kernel)])
     supernet = Supernet(build, space)
     recipe = Recipe(epochs=EPOCHS[width], learning_rate=1e-3, device="cpu", threads=1)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         train(supernet, task, recipe, Path(folder))
     seconds = time.process_time() - start
-    architectures = {name: template(width, bits) for name, bits in FORMS.items()}
-    architectures[MIXED] = space.sample(np.random.default_rng(0))
-    simulated = predictions(supernet, architectures.values(), task, IMAGES)
-    files = [exported(supernet, architecture, task) for architecture in architectures.values()]
+    forms = {name: (template(width, bits), how) for name, (bits, how) in FORMS.items()}
+    forms[MIXED] = (space.sample(np.random.default_rng(0)), PLAIN)
+    held = {how: Supernet(build, space, quantization=how).with_state(supernet.state()) for how in HOWS}
+    found = [answers(held[how], architecture, task) for architecture, how in forms.values()]
     work = float(macs(count(build(template(width, Bits())), torch.empty(1, 3, 32, 32))))
     figures = {
         "width": width,
         "mmacs": work,
         "epochs": EPOCHS[width],
         "core_seconds": seconds,
-        "bytes": [supernet.size_bytes(architecture) for architecture in architectures.values()],
-        "median_difference": [difference for _, difference in files],
+        "bytes": [held[how].size_bytes(architecture) for architecture, how in forms.values()],
+        "median_difference": [difference for *_, difference in found],
     }
-    Piece.write(_file(width), figures, {"simulated": simulated, "exported": np.array([c for c, _ in files])})
+    simulated, exported = (np.array([row[i] for row in found]) for i in (0, 1))
+    Piece.write(_file(width), figures, {"simulated": simulated, "exported": exported})
     print(f"{width}: {seconds:.0f} core-seconds", flush=True)
 
 
-def exported(supernet: Supernet, architecture: Any, task: ImageClassification) -> tuple[np.ndarray, float]:
-    """Classes that the ONNX file gives, uint8 (IMAGES,), and the median difference of its outputs from the
-    supernet's, relative to the largest."""
+HOWS = (PLAIN, NESTED, WHOLE)
+
+
+def answers(
+    supernet: Supernet, architecture: Any, task: ImageClassification
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Classes that the supernet and the ONNX file give, uint8 (IMAGES,), and the median difference of their
+    outputs, relative to the largest."""
     buffers = statistics(supernet, architecture, task)
     module = supernet.extract(architecture, buffers=buffers)
     classes, apart, largest = [], [], 0.0
@@ -104,14 +120,15 @@ def exported(supernet: Supernet, architecture: Any, task: ImageClassification) -
         path = Path(folder) / "model.onnx"
         export_onnx(module, torch.zeros(2, *task.image_shape), path)
         session = onnx_session(path)
-        for chosen in np.array_split(select(task)[:IMAGES], IMAGES // 50):
+        for chosen in np.array_split(select(task)[:IMAGES], IMAGES // BATCH):
             x = task.prepared(chosen)
             theirs = session.run(["y"], {"x": x.numpy()})[0]
             ours = supernet(architecture, x, buffers=buffers).numpy()
-            classes.append(theirs.argmax(-1))
+            classes.append((ours.argmax(-1), theirs.argmax(-1)))
             apart.append(np.abs(theirs - ours).ravel())
             largest = max(largest, float(np.abs(ours).max()))
-    return np.concatenate(classes).astype(np.uint8), float(np.median(np.concatenate(apart))) / largest
+    ours, theirs = (np.concatenate(rows).astype(np.uint8) for rows in zip(*classes, strict=True))
+    return ours, theirs, float(np.median(np.concatenate(apart))) / largest
 
 
 # --- what all of them say -------------------------------------------------------------------------
