@@ -13,12 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from nas.calibration import with_ranges
-from nas.export.onnx import export_onnx, onnx_run
+from nas.export.onnx import Run, export_onnx, onnx_run
 from nas.quantize import in_floats
 from nas.threads import cpu_threads
-
-Run = Callable[[], object]
-"""One inference, from input in memory to output in memory."""
 
 Load = Callable[[], Run]
 """Loads what was prepared, each time anew."""

@@ -22,6 +22,7 @@ from nas.export.archive import export_archive
 from nas.export.deployable import padding_bytes, repeated_bytes
 from nas.export.mlflow_model import answer_of, load_mlflow, save_mlflow
 from nas.export.onnx import (
+    Run,
     export_onnx,
     in_half_precision,
     kernels_of,
@@ -32,9 +33,6 @@ from nas.export.onnx import (
 from nas.export.packed import load_packed, save_packed
 from nas.quantize import in_floats, without_bits
 from nas.threads import cpu_threads
-
-Run = Callable[[], object]
-"""One inference, of inputs in memory."""
 
 Answer = Callable[[np.ndarray], np.ndarray]
 """From a batch of inputs to the outputs for them."""

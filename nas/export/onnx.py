@@ -25,6 +25,9 @@ from nas.errors import ExportError
 from nas.export.deployable import deployable
 from nas.export.folding import fold_affines, with_affine_norms
 
+Run = Callable[[], object]
+"""One inference, from input in memory to output in memory."""
+
 BATCH = "batch"
 """Name of the free dimension of input `x` and output `y`."""
 
@@ -102,7 +105,7 @@ def onnx_session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def onnx_run(path: Path, x: np.ndarray, threads: int = 1) -> Callable[[], object]:
+def onnx_run(path: Path, x: np.ndarray, threads: int = 1) -> Run:
     """One inference of `x` (B, …) by the file, loaded for that batch size."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -16,7 +16,8 @@ from torch import nn
 from nas.architecture import from_json
 from nas.errors import ExportError, NasError
 from nas.export.checks import Check, Evidence, check
-from nas.export.formats import DEFAULT, Run, Subnet, format_of
+from nas.export.formats import DEFAULT, Subnet, format_of
+from nas.export.onnx import Run
 from nas.export.packed import load_packed, require_fit
 
 Cards = Callable[[Sequence[Check]], Mapping[str, str]]

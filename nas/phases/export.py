@@ -16,7 +16,7 @@ from nas.console import console
 from nas.errors import ExportError, RunError
 from nas.evaluation import statistics
 from nas.export import DEFAULT, Evidence, Subnet, cards, export_subnet, format_of
-from nas.export.formats import Run as Inference
+from nas.export.onnx import Run as Inference
 from nas.objectives import Objective
 from nas.phases.finetune import deployed
 from nas.phases.run import Run
