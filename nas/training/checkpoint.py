@@ -21,18 +21,21 @@ from nas.errors import RunError
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file so that `path` is, at every moment, the old file or the new one.
 
-    Its header holds `metadata` and a checksum of both, which `load_tensors` looks at.
+    Its header holds `metadata` and a checksum of both, which `load_tensors` looks at. Equal tensors and
+    metadata give equal bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    save_file(plain, unfinished, dict(metadata) | {CHECKSUM: _checksum(plain, metadata)})
+    told = dict(metadata) | {CHECKSUM: _checksum(plain, metadata)}
+    save_file(plain, unfinished, {ENTRY: json.dumps(told, sort_keys=True)})
     unfinished.chmod(0o644)  # the library writes for its owner alone
     with open(unfinished, "rb") as file:
         os.fsync(file.fileno())
     os.replace(unfinished, path)
 
 
+ENTRY = "nas"  # one entry for all: the library writes several in an order drawn at random
 CHECKSUM = "crc32"
 
 
@@ -60,6 +63,8 @@ def load_tensors(path: Path, remedy: str = AGAIN) -> tuple[dict[str, Tensor], di
         with safe_open(path, "pt") as file:
             names = file.keys()
             tensors, metadata = {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            if ENTRY in metadata:
+                metadata = json.loads(metadata[ENTRY])
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(
             f"{path} must be a whole safetensors file, but cannot be read: {error}. {remedy}"
@@ -84,9 +89,17 @@ class Checkpoints:
         """From the oldest to the newest."""
         return sorted(self.folder.glob("step-*.safetensors"))
 
+    def path(self, step: int) -> Path:
+        """Of the state after `step` steps."""
+        return self.folder / f"step-{step:09d}.safetensors"
+
+    def before(self, path: Path) -> Path | None:
+        """The one before that of `path`."""
+        return max((p for p in self.paths() if p < path), default=None)
+
     def save(self, step: int, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> Path:
         """Writes the state after `step` steps; what is older than the last `keep` goes."""
-        path = self.folder / f"step-{step:09d}.safetensors"
+        path = self.path(step)
         save_tensors(path, tensors, {"state": json.dumps(dict(data))})
         for old in self.paths()[: -self.keep]:
             old.unlink(missing_ok=True)

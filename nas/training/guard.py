@@ -13,12 +13,14 @@ from nas.training.recipe import Recipe
 
 FIRST_STEPS = 10  # whose mean loss an explosion is measured by
 DIVERGED = "diverged.json"
+RUINED = ".ruined"
 
 
 class Guard:
     """Refuses numbers that are not finite, and losses that explode.
 
     A checkpoint is a good one once a step from it on had a sane loss; before, it may hold ruined weights.
+    One that a step fails on is put aside, so that a training goes on from the one before.
 
     Attributes:
         begin: losses of the first steps; goes into checkpoints.
@@ -37,6 +39,10 @@ class Guard:
     def saved(self, checkpoint: Path) -> None:
         """Says that the weights of now are in `checkpoint`."""
         self._unproven = checkpoint
+
+    def resumed(self, checkpoint: Path, before: Path | None) -> None:
+        """Says that the weights of now are from `checkpoint`, and what came before it."""
+        self._unproven, self.good = checkpoint, before
 
     def require_finite(self, what: str, value: float, step: int, architecture: Any) -> None:
         """Raises RunError for NaN and infinity."""
@@ -62,13 +68,15 @@ class Guard:
             self.good, self._unproven = self._unproven, None
 
     def _problem(self, law: str, value: float, step: int, architecture: Any) -> RunError:
-        if self._unproven is not None:  # a training would go on from it
-            self._unproven.unlink(missing_ok=True)
+        aside = ""
+        if self._unproven is not None and self._unproven.exists():
+            ruined = self._unproven.rename(f"{self._unproven}{RUINED}")
+            aside = f", and what led here is put aside as {ruined.name}"
         kept = self.good is not None and self.good.exists()  # `keep` may have been 1
         good = f"The last good checkpoint is {self.good}" if kept else "There is no good checkpoint"
         where = self.folder / DIVERGED
         where.write_text(json.dumps(to_json(architecture), indent=1) + "\n")
         return RunError(
             f"{law}, but is {value:.3g} at step {step} of architecture {architecture_id(architecture)} "
-            f"({where}). {good}. Lower training.learning_rate, which is {self.recipe.learning_rate:g}."
+            f"({where}). {good}{aside}. Lower training.learning_rate, which is {self.recipe.learning_rate:g}."
         )

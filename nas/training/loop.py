@@ -327,7 +327,8 @@ class _Training:
     # --- checkpoints ------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        if self.group.rank:
+        if self.group.rank:  # the first writes it
+            self.guard.saved(self.checkpoints.path(self.step))
             return
         tensors = dict(self.supernet.state())
         for name, state in self.optimizer.state.items():
@@ -344,11 +345,12 @@ class _Training:
             if self.group.rank == 0:
                 (self.folder / "history.jsonl").unlink(missing_ok=True)
             return 0
-        self.guard.good, tensors, data = found
+        path, tensors, data = found
+        self.guard.resumed(path, self.checkpoints.before(path))
         for name, parameter in self.supernet.bank.items():
             if name not in tensors or tensors[name].shape != parameter.shape:
                 raise RunError(
-                    f"{found[0]} must fit this supernet, but `{name}` differs: another space wrote it."
+                    f"{path} must fit this supernet, but `{name}` differs: another space wrote it."
                 )
             parameter.data.copy_(tensors[name])
             if name in self.averages:

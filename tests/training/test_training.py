@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass, field, replace
 
@@ -28,7 +29,17 @@ from nas.experiment import Experiment
 from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import Mix
-from nas.training import Distillation, Only, Recipe, Sandwich, SinglePath, load_tensors, soft_loss, train
+from nas.training import (
+    Distillation,
+    Only,
+    Recipe,
+    Sandwich,
+    SinglePath,
+    load_tensors,
+    save_tensors,
+    soft_loss,
+    train,
+)
 from search_spaces import hierarchical
 
 
@@ -346,8 +357,9 @@ def test_a_loss_that_explodes_stops_the_run(task, supernet, tmp_path):
     )
     with pytest.raises(RunError, match=message) as raised:
         train(supernet, task, wild, tmp_path)
-    (step,) = (tmp_path / "checkpoints").glob("step-*")  # the one that led there is gone
-    assert str(step) in str(raised.value)
+    good, ruined = sorted((tmp_path / "checkpoints").iterdir())
+    assert str(good) in str(raised.value)
+    assert f"put aside as {ruined.name}" in str(raised.value)
     told = json.loads((tmp_path / "diverged.json").read_text())
     assert supernet.space.from_json(told) == supernet.space.largest()
     train(supernet, task, replace(RECIPE, epochs=20, subnets=wild.subnets), tmp_path)  # goes on from it
@@ -403,8 +415,9 @@ def flipped(data: bytes) -> bytes:
 
 def told(data: bytes) -> bytes:
     """It says that more steps are done."""
-    assert data.count(rb"\"step\": 8,") == 1
-    return data.replace(rb"\"step\": 8,", rb"\"step\": 9,")
+    step, other = rb'step\\\": 8,', rb'step\\\": 9,'
+    assert data.count(step) == 1
+    return data.replace(step, other)
 
 
 class TestCheckpoints:
@@ -425,6 +438,27 @@ class TestCheckpoints:
         resumed = train(copy_of(supernet), task, RECIPE, tmp_path / "cut", on_step=first.append)
         assert first[0] == 8
         assert equal(whole, resumed.state())
+
+    def test_one_whose_first_step_fails_after_a_stop_is_put_aside(
+        self, task, supernet, tmp_path, monkeypatch
+    ):
+        """It was saved when its weights were ruined already, which nothing had shown then."""
+        whole = train(copy_of(supernet), task, RECIPE, tmp_path / "whole").state()
+        with pytest.raises(Stop):
+            train(copy_of(supernet), task, RECIPE, tmp_path / "cut", on_step=stop_at_step(8))
+        with monkeypatch.context() as patched:
+            patched.setattr(type(task), "loss", lambda self, answer, batch: answer.sum() * math.nan)
+            with pytest.raises(RunError, match=r"is nan at step 8 .*step-000000007\.safetensors, and what"):
+                train(copy_of(supernet), task, RECIPE, tmp_path / "cut")
+        found = sorted(path.name for path in (tmp_path / "cut" / "checkpoints").iterdir())
+        assert found == ["step-000000007.safetensors", "step-000000008.safetensors.ruined"]
+        assert equal(whole, train(copy_of(supernet), task, RECIPE, tmp_path / "cut").state())
+
+    def test_equal_states_are_equal_files(self, tmp_path):
+        for i in range(20):
+            save_tensors(tmp_path / str(i), {"a": torch.arange(3.0)}, {"epoch": "1", "score": "2"})
+        assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+        assert load_tensors(tmp_path / "0")[1] == {"epoch": "1", "score": "2"}
 
     def test_where_none_is_whole_nothing_is_done(self, task, supernet, tmp_path):
         with pytest.raises(Stop):
