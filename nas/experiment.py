@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nas.annotations import require_types
 from nas.devices import Device, OnnxRuntime, TorchEager
 from nas.devices.costs import count
 from nas.errors import NasError, RunError
@@ -218,9 +219,7 @@ def load_experiment(name: str, assignments: Mapping[str, str]) -> tuple[Experime
         experiment = function(**{k: v for k, v in assignments.items() if k in parameters})
     if not isinstance(experiment, Experiment):
         raise RunError(f"`experiment()` in {module.__file__} must return an Experiment: got {experiment!r}.")
-    for key, text in assignments.items():
-        if key not in parameters:
-            experiment = replaced(experiment, key, text)
+    experiment = replaced(experiment, {k: v for k, v in assignments.items() if k not in parameters})
     known = None if name.endswith(".py") else name
     return check_settings(experiment), Source.of_file(file, assignments, known)
 
@@ -250,6 +249,8 @@ def _errors_of(file: Path) -> Iterator[None]:
 def check_settings(experiment: Experiment) -> Experiment:
     """Raises RunError for settings that cannot work, before any work is spent."""
     search, profiling = experiment.search, experiment.profiling
+    require_types(search, "search.")
+    require_types(profiling, "profiling.")
     least = {
         "profiling.samples - profiling.held_out": (profiling.samples - profiling.held_out, 8),
         "profiling.held_out": (profiling.held_out, 3),

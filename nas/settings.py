@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,10 +25,27 @@ def describe(value: Any) -> Any:
         return [describe(v) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    named = value if hasattr(value, "__qualname__") else type(value)
+    if hasattr(value, "state_dict") and not isinstance(value, type):
+        return f"{_name(type(value))} of weights {_weights_hash(value)}"
+    return _name(value if hasattr(value, "__qualname__") else type(value))
+
+
+def _name(named: Any) -> str:
     if named.__module__.startswith(FILE_MODULES):  # the same file, as a script or loaded by `nas run`
-        return named.__qualname__
+        return str(named.__qualname__)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def _weights_hash(module: Any) -> str:
+    """Of the tensors of a PyTorch module, by name."""
+    import torch
+
+    total = 0
+    for name, tensor in sorted(module.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            total = zlib.crc32(data, zlib.crc32(f"{name} {tuple(tensor.shape)}".encode(), total))
+    return f"{total:08x}"
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
@@ -38,28 +56,39 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def replaced(settings: Any, path: str, text: str, full_path: str = "") -> Any:
-    """`settings` with the field at a dotted `path` set to what `text` says.
+def replaced(settings: Any, texts: Mapping[str, str], inside: str = "") -> Any:
+    """`settings` with the fields at dotted paths set to what `texts` say: all at once, since a value may fit
+    only beside another.
+
+    Args:
+        inside: the path of `settings` itself, with a dot at its end.
 
     Raises:
         RunError: no such setting, or a text that is none of its values.
     """
-    full_path = full_path or path
-    name, _, rest = path.partition(".")
     fields = {f.name for f in dataclasses.fields(settings) if f.init}
-    if name not in fields:
-        raise RunError(
-            f"`--set {full_path}` must name a setting: {type(settings).__name__} has no `{name}`. "
-            f"It has {', '.join(sorted(fields))}."
-        )
-    current = getattr(settings, name)
-    if rest:
+    values: dict[str, Any] = {}
+    deeper: dict[str, dict[str, str]] = {}
+    for path, text in texts.items():
+        name, _, rest = path.partition(".")
+        if name not in fields:
+            raise RunError(
+                f"`--set {inside}{path}` must name a setting: {type(settings).__name__} has no `{name}`. "
+                f"It has {', '.join(sorted(fields))}."
+            )
+        if rest:
+            deeper.setdefault(name, {})[rest] = text
+        else:
+            values[name] = _parsed(text, getattr(settings, name), f"{inside}{path}")
+    for name, rests in deeper.items():
+        current = values.get(name, getattr(settings, name))
         if not dataclasses.is_dataclass(current):
-            raise RunError(f"`--set {full_path}` must name a setting, but `{name}` has none inside.")
-        value = replaced(current, rest, text, full_path)
-    else:
-        value = _parsed(text, current, full_path)
-    return dataclasses.replace(settings, **{name: value})
+            raise RunError(
+                f"`--set {inside}{name}.{next(iter(rests))}` must name a setting, but `{name}` has none "
+                f"inside."
+            )
+        values[name] = replaced(current, rests, f"{inside}{name}.")
+    return dataclasses.replace(settings, **values)
 
 
 def _parsed(text: str, current: Any, path: str) -> Any:
@@ -76,7 +105,7 @@ def _parsed(text: str, current: Any, path: str) -> Any:
         value = json.loads(text.lower() if text in ("True", "False", "None") else text)
     except ValueError:
         value = text
-    value = tuple(value) if isinstance(value, list) else value
+    value = _frozen(value)
     if isinstance(current, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(current):
@@ -85,6 +114,11 @@ def _parsed(text: str, current: Any, path: str) -> Any:
             f"got {text!r}."
         )
     return value
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, inside each other too."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _made(cls: Any, text: str, path: str) -> Any:

@@ -11,8 +11,9 @@ from scipy.stats import kendalltau
 
 from nas import assessment
 from nas.assessment import Assessed, close, every, figures, kendall, with_intervals
+from nas.errors import RunError
 from nas.experiment import load_experiment
-from nas.phases.assess import recipe_id
+from nas.phases.assess import _write, read_right, recipe_id
 
 IMAGES = 1000
 
@@ -125,6 +126,16 @@ def test_what_cannot_be_had_is_none():
         found = with_intervals(assessed([50, 40, 30], [[60, 50, 40]]))  # one training each
     assert found["tau_ceiling_within_cost"] == {"value": None, "interval_95": [None, None]}
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: b"", lambda data: b"text" * 99])
+def test_damaged_predictions_are_named(tmp_path, damage):
+    path = tmp_path / "a-0.npz"
+    _write(path, np.arange(100) % 3 == 0)
+    assert read_right(path).sum() == 34
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(RunError, match=r"a-0\.npz must hold raw predictions, but is damaged .*Remove it"):
+        read_right(path)
 
 
 def test_what_was_trained_by_another_recipe_is_not_taken():

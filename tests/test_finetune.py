@@ -9,18 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from training.small import RECIPE, made_up_supernet, made_up_task
+from training.small import RECIPE, Stop, made_up_supernet, made_up_task
 
 from nas.errors import RunError
 from nas.experiment import Experiment
 from nas.phases.finetune import FINE_TUNED, SCRATCH, Finetuning, Piece, Shared, _train_on
 from nas.tasks import Tally
-from nas.training import load_tensors
+from nas.training import Recipe, load_tensors
 from search_spaces import hierarchical
 
-
-class Stop(Exception):
-    pass
+phase = sys.modules["nas.phases.finetune"]
 
 
 def tally(accuracy: float) -> Tally:
@@ -49,11 +47,10 @@ def test_the_best_weights_are_kept(stop, tmp_path, monkeypatch):
         if epoch == stop and len(reported) == stop:
             raise Stop
 
-    monkeypatch.setattr(sys.modules["nas.phases.finetune"], "subnet_accuracy", judged)
+    monkeypatch.setattr(phase, "subnet_accuracy", judged)
     if stop:
         with pytest.raises(Stop):
             _train_on(shared, piece, report)
-        del seen[stop]  # is judged again
     _train_on(shared, piece, report)
     tensors, metadata = load_tensors(shared.weights_of(piece))
     assert float(metadata["score"]) == 70.0
@@ -67,7 +64,7 @@ def test_what_gets_no_better_ends_and_from_scratch_goes_on(tmp_path, monkeypatch
     supernet = made_up_supernet(task)
     architecture = supernet.space.smallest()
     experiment = Experiment("a", task, supernet.space, hierarchical.build, training=replace(RECIPE, epochs=6))
-    monkeypatch.setattr(sys.modules["nas.phases.finetune"], "subnet_accuracy", lambda *_: tally(50.0))
+    monkeypatch.setattr(phase, "subnet_accuracy", lambda *_: tally(50.0))
     for kind, epochs in ((FINE_TUNED, [1, 2, 3]), (SCRATCH, [1, 2, 3, 4, 5, 6])):
         shared = Shared(experiment, supernet, "w", None, Finetuning(6, external=0.0, patience=2), tmp_path)
         reported: list[int] = []
@@ -82,7 +79,7 @@ def test_one_that_was_stopped_before_its_last_word(tmp_path, monkeypatch):
     piece = Piece("a", supernet.space.smallest(), FINE_TUNED)
     experiment = Experiment("a", task, supernet.space, hierarchical.build, training=RECIPE)
     shared = Shared(experiment, supernet, "w", None, Finetuning(3, external=0.0), tmp_path)
-    module, judged, reported = sys.modules["nas.phases.finetune"], [], []
+    judged, reported = [], []
 
     def judge(*_):
         judged.append(len(judged))
@@ -90,7 +87,7 @@ def test_one_that_was_stopped_before_its_last_word(tmp_path, monkeypatch):
             raise Stop
         return tally(50.0 + len(judged))
 
-    monkeypatch.setattr(module, "subnet_accuracy", judge)
+    monkeypatch.setattr(phase, "subnet_accuracy", judge)
     with pytest.raises(Stop):
         _train_on(shared, piece, lambda *_: None)
     _train_on(shared, piece, lambda epoch, score, _: reported.append((epoch, score)))
@@ -113,10 +110,93 @@ def test_other_settings_and_other_weights_have_other_files(tmp_path):
 
 @pytest.mark.parametrize("file", ["../../victim.safetensors", "/tmp/victim.safetensors", "a/b.safetensors"])
 def test_records_name_files_of_their_own_folder(tmp_path, file):
-    phase = sys.modules["nas.phases.finetune"]
     path = tmp_path / phase.INDEX
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([{"weights": "w", "file": file}]))
     run = SimpleNamespace(directory=SimpleNamespace(path=tmp_path), weights="w")
     with pytest.raises(RunError, match="must name files of its own folder: got"):
         phase.records(run)
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    task = made_up_task()
+    space = hierarchical.space(task, widths=((8, 16),), depths=(1, 2))
+    recipe = Recipe(learning_rate=1e-2, checkpoint_seconds=0.0, epochs=3, ema=0.9)
+    return Experiment("small", task, space, hierarchical.build, training=recipe)
+
+
+def shared_of(experiment, folder) -> Shared:
+    what = Finetuning(epochs=4, learning_rate=1.0, external=0.0, patience=4)
+    return Shared(experiment, experiment.supernet(), "abc", None, what, folder)
+
+
+def piece_of(experiment, kind: str) -> Piece:
+    smallest = experiment.space.smallest()
+    return Piece(experiment.space.id(smallest), smallest, kind)
+
+
+def best_weights(shared, piece) -> bytes:
+    return shared.weights_of(piece).read_bytes()
+
+
+@pytest.mark.parametrize("kind", [FINE_TUNED, SCRATCH])
+@pytest.mark.parametrize("died", ["while it judged", "before its report"])
+def test_a_call_that_is_killed_loses_no_epoch(experiment, tmp_path, monkeypatch, kind, died):
+    what, one = shared_of(experiment, tmp_path / "whole"), piece_of(experiment, kind)
+    whole = []
+    _train_on(what, one, lambda *told: whole.append(told))
+    assert [epoch for epoch, *_ in whole] == list(range(1, 5 if kind == FINE_TUNED else 4))
+
+    cut, calls, own = shared_of(experiment, tmp_path / "cut"), [0], phase.subnet_accuracy
+
+    def dying(*arguments):
+        calls[0] += 1
+        if calls[0] == 2:
+            raise Stop
+        return own(*arguments)
+
+    def silent(epoch, *_):
+        if epoch == 2:
+            raise Stop
+
+    with monkeypatch.context() as patched:
+        if died == "while it judged":
+            patched.setattr(phase, "subnet_accuracy", dying)
+        with pytest.raises(Stop):
+            _train_on(cut, one, silent)
+    rest = []
+    _train_on(cut, one, lambda *told: rest.append(told))
+    assert [told[:2] for told in rest] == [told[:2] for told in whole[1:]]
+    assert best_weights(cut, one) == best_weights(what, one)
+
+
+def test_core_seconds_of_all_calls_count(experiment, tmp_path, monkeypatch):
+    what, one, clock = shared_of(experiment, tmp_path), piece_of(experiment, FINE_TUNED), [0.0]
+
+    def tick() -> float:
+        clock[0] += 10.0
+        return clock[0]
+
+    def stop(epoch, *_):
+        if epoch == 2:
+            raise Stop
+
+    monkeypatch.setattr(phase.time, "process_time", tick)
+    with pytest.raises(Stop):
+        _train_on(what, one, stop)
+    clock[0] = 0.0  # another process
+    told = []
+    _train_on(what, one, lambda *figures: told.append(figures))
+    seconds = [figures[2] for figures in told]
+    assert seconds == sorted(seconds)
+    assert seconds[0] == 20.0  # two epochs of the first call
+
+
+def test_from_scratch_is_the_recipe_of_the_supernet(experiment, tmp_path):
+    """Its average of weights too."""
+    averaged, one = shared_of(experiment, tmp_path / "a"), piece_of(experiment, SCRATCH)
+    plain = shared_of(replace(experiment, training=replace(experiment.training, ema=0.0)), tmp_path / "b")
+    for what in (averaged, plain):
+        _train_on(what, one, lambda *_: None)
+    assert best_weights(averaged, one) != best_weights(plain, one)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import kornia.augmentation
 import pytest
 import torch
@@ -65,12 +67,21 @@ def test_the_generator_decides():
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_what_is_no_image_is_not_mixed():
+    words = Batch((torch.ones(12, 7), torch.ones(12, 7)), torch.arange(12) % CLASSES)
+    assert Mix(label_smoothing=0.2)(words, CLASSES, rng()).inputs == words.inputs
+    with pytest.raises(DataError, match=r"must have one input of images .*: got \(12, 7\), \(12, 7\)"):
+        Mix(mixup=0.2)(words, CLASSES, rng())
+
+
 def test_nothing_to_mix_is_false():
     assert not Mix()
     assert Mix(label_smoothing=0.1)
 
 
-@pytest.mark.parametrize("settings", [{"mixup": -1}, {"cutmix": -0.1}, {"label_smoothing": 1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"mixup": -1}, {"cutmix": -0.1}, {"label_smoothing": 1.0}, {"mixup": math.inf}]
+)
 def test_settings_that_are_none(settings):
     with pytest.raises(DataError, match="`mix` must have"):
         Mix(**settings)

@@ -7,13 +7,12 @@ import sys
 from dataclasses import replace
 
 import pytest
-from torch import nn
 
 from experiments import digits
 from nas.errors import RunError
 from nas.phases.tune import Tuning, as_it_is, recipe_settings, tunable, with_settings
 from nas.tasks import Tally
-from nas.training import Distillation, OneBatch, Only, Sandwich, SinglePath
+from nas.training import OneBatch, Only, Sandwich, SinglePath
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +122,11 @@ def test_what_was_tried_otherwise_is_not_compared(tmp_path, experiment):
         module._require_same(other, Tuning(epochs=9), tmp_path)
 
 
-def test_shares_of_teachers_are_possible_ones(experiment):
-    taught = Distillation(in_place=0.5, external=0.5, teacher=nn.Identity())
-    one = replace(experiment, training=replace(experiment.training, distillation=taught))
-    assert tunable(one)["training.distillation.in_place"].choices == (0.0, 0.5)
+def test_rules_that_the_recipe_has_no_use_for_are_not_tried(experiment):
+    """Projection needs a largest subnet in each step."""
+    projected = replace(experiment.training, subnets=Sandwich(), project=True)
+    rules = tunable(replace(experiment, training=projected))["training.subnets"].choices
+    assert rules == ("nas.training.Sandwich", "nas.training.Progressive")
 
 
 @pytest.mark.parametrize("settings", [{"samples": 0}, {"epochs": 0}])

@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -158,8 +160,15 @@ def _write(path: Path, right: np.ndarray) -> None:
 
 
 def read_right(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as data:
-        right: np.ndarray = np.unpackbits(data["right"], count=int(data["n"])).astype(bool)
+    """Which images were answered right, bool (images,). Raises RunError for a damaged file."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            right: np.ndarray = np.unpackbits(data["right"], count=int(data["n"])).astype(bool)
+    except (BadZipFile, zlib.error, OSError, ValueError, KeyError, EOFError) as error:
+        raise RunError(
+            f"{path} must hold raw predictions, but is damaged ({error}). Remove it: what it held is made "
+            f"again."
+        ) from error
     return right
 
 

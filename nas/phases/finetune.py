@@ -6,13 +6,14 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from nas.architecture import digest
 from nas.cluster.tuning import Report, several
@@ -28,7 +29,7 @@ from nas.supernet import Supernet
 from nas.training import Distillation, load_tensors, save_tensors, train
 
 INHERITED, FINE_TUNED, SCRATCH = "inherited", "fine-tuned", "from scratch"
-FOLDER, INDEX = "finetuned", "finetuned.json"
+FOLDER, INDEX, JUDGED = "finetuned", "finetuned.json", "judged.json"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,24 @@ class Piece:
 
 class _Enough(Exception):
     """No better for long enough."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a training has reached, for a call that goes on with it: its last epoch that was judged, its best
+    score (higher is better) and that one's epoch, and what it cost."""
+
+    epoch: int = 0
+    best: float = -math.inf
+    at: int = 0
+    core_seconds: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path) -> _Judged:
+        return cls(**json.loads(path.read_text())) if path.exists() else cls()
+
+    def write(self, path: Path) -> None:
+        write_atomically(path, json.dumps(vars(self)) + "\n")
 
 
 @dataclass(frozen=True)
@@ -177,7 +196,7 @@ def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
     """Trains one subnet, keeps its best weights by *search*, reports that and the core-seconds."""
     experiment, what = shared.experiment, shared.what
     alone = experiment.alone(piece.architecture, experiment.seed)
-    recipe = replace(experiment.training.alone(piece.architecture), threads=1, ema=0.0, project=False)
+    recipe = replace(experiment.training.alone(piece.architecture), threads=1)
     if piece.kind == FINE_TUNED:
         latent = shared.supernet.weights(piece.architecture, quantized=False)
         alone = alone.with_weights(latent, piece.architecture)
@@ -186,28 +205,25 @@ def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
         recipe = replace(recipe, epochs=what.epochs, learning_rate=rate, distillation=distillation)
     work, path = shared.work(piece), shared.weights_of(piece)
     sign = 1 if experiment.task.metric.direction == "maximize" else -1
-    start, best, at, ended = time.process_time(), -math.inf, 0, 0
-    if work.exists() and path.exists():  # goes on from a checkpoint
-        metadata = load_tensors(path)[1]
-        best, at = sign * float(metadata["score"]), int(metadata["epoch"])
+    judged = _Judged.read(work / JUDGED) if path.exists() else _Judged()  # an earlier call's
+    start = time.process_time() - judged.core_seconds
 
-    def judge(epoch: int) -> None:
-        nonlocal best, at, ended
-        found, ended = subnet_accuracy(alone, piece.architecture, experiment.task, "search"), epoch
-        if sign * found.mean > best:
-            best, at = sign * found.mean, epoch
-            metadata = {"score": str(found.mean), "std_error": str(found.std_error), "epoch": str(epoch)}
-            save_tensors(path, alone.state(), metadata)
-        report(epoch, best, time.process_time() - start)
-        if piece.kind == FINE_TUNED and epoch - at >= what.patience:
+    def judge(epoch: int, weights: Mapping[str, Tensor]) -> None:
+        nonlocal judged
+        if epoch > judged.epoch:
+            judged = replace(judged, epoch=epoch)
+            found = subnet_accuracy(alone.with_state(weights), piece.architecture, experiment.task, "search")
+            if sign * found.mean > judged.best:
+                judged = replace(judged, best=sign * found.mean, at=epoch)
+                save_tensors(path, weights, {"score": str(found.mean), "epoch": str(epoch)})
+            judged = replace(judged, core_seconds=time.process_time() - start)
+            judged.write(work / JUDGED)
+        report(judged.epoch, judged.best, judged.core_seconds)
+        if piece.kind == FINE_TUNED and judged.epoch - judged.at >= what.patience:
             raise _Enough
 
-    try:
-        train(alone, experiment.task, recipe, work, seed=experiment.seed, on_epoch=lambda e: judge(e.epoch))
-        if not ended:  # an earlier call had done all of it but this
-            judge(recipe.epochs)
-    except _Enough:
-        pass
+    with suppress(_Enough):
+        train(alone, experiment.task, recipe, work, seed=experiment.seed, on_weights=judge)
 
 
 def _record(run: Run, piece: Piece, figures: dict[str, Any], shared: Shared) -> dict[str, Any]:

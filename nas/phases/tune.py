@@ -55,13 +55,14 @@ class Tuning:
 
 def tunable(experiment: Experiment) -> dict[str, BaseDistribution]:
     """What is tuned, as Optuna's distributions by setting."""
+    recipe = experiment.training
+    needs_largest = recipe.project or recipe.distillation.features
+    rules = [name for name, rule in RULES.items() if rule.teaches or not needs_largest]
     space: dict[str, BaseDistribution] = {
         "training.learning_rate": FloatDistribution(3e-4, 2e-2, log=True),
         "training.weight_decay": FloatDistribution(1e-3, 0.3, log=True),
-        "training.subnets": CategoricalDistribution(list(RULES)),
-        "training.distillation.in_place": CategoricalDistribution(
-            [share for share in (0.0, 0.5, 1.0) if share + experiment.training.distillation.external <= 1]
-        ),
+        "training.subnets": CategoricalDistribution(rules),
+        "training.distillation.in_place": CategoricalDistribution([0.0, 0.5, 1.0]),
     }
     if hasattr(experiment.task, "classes"):
         space["training.mix.label_smoothing"] = FloatDistribution(0.0, 0.2)
@@ -73,9 +74,8 @@ def tunable(experiment: Experiment) -> dict[str, BaseDistribution]:
 
 def with_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
     """`experiment` with settings changed, as --set would."""
-    for path, value in settings.items():
-        experiment = replaced(experiment, path, str(value))
-    return experiment
+    changed: Experiment = replaced(experiment, {path: str(value) for path, value in settings.items()})
+    return changed
 
 
 def as_it_is(experiment: Experiment, space: Mapping[str, BaseDistribution]) -> Settings | None:

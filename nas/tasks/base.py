@@ -84,7 +84,10 @@ class Task(Protocol):
     ) -> Iterator[Batch]:
         """Batches of a split, from the `first` on. *train* is shuffled and augmented, the same for the same
         (seed, epoch), wherever it begins; the others come in order. `part` = (i, n) is the i-th of n
-        shares."""
+        shares.
+
+        Training asks for them in a thread of its own while a step runs: what is drawn for *train* must come
+        from a generator made of (seed, epoch), not from the global ones of PyTorch and NumPy."""
 
     def batch_count(self, split: Split) -> int:
         """How many batches a split has."""

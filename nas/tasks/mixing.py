@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas.annotations import require_types
 from nas.errors import DataError
 from nas.tasks.base import Batch
 
@@ -30,23 +32,34 @@ class Mix:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.mixup, self.cutmix) < 0 or not 0 <= self.label_smoothing < 1:
+        require_types(self, "mix.", DataError)
+        fits = all(0 <= alpha < math.inf for alpha in (self.mixup, self.cutmix))
+        if not fits or not 0 <= self.label_smoothing < 1:
             raise DataError(
-                f"`mix` must have mixup and cutmix of at least 0 and label_smoothing from 0 to below 1: got "
-                f"{self.mixup}, {self.cutmix}, {self.label_smoothing}."
+                f"`mix` must have mixup and cutmix of at least 0, both finite, and label_smoothing from 0 to "
+                f"below 1: got {self.mixup}, {self.cutmix}, {self.label_smoothing}."
             )
 
     def __bool__(self) -> bool:
         return bool(self.mixup or self.cutmix or self.label_smoothing)
 
     def __call__(self, batch: Batch, classes: int, generator: torch.Generator) -> Batch:
-        """(B, C, H, W) and labels (B,) to images of the same shape and targets (B, classes)."""
-        (images,) = batch.inputs
-        targets = F.one_hot(batch.targets, classes).to(images.dtype)
+        """Labels (B,) to targets (B, classes); images (B, C, H, W), where they are mixed, keep their shape.
+
+        Raises:
+            DataError: inputs that are no images, or several, are to be mixed.
+        """
+        targets, inputs = F.one_hot(batch.targets, classes).float(), batch.inputs
         if self.mixup or self.cutmix:
-            images, targets = self._mixed(images, targets, generator)
+            if len(inputs) != 1 or inputs[0].ndim != 4:
+                raise DataError(
+                    f"`mix.mixup` and `mix.cutmix` must have one input of images (B, C, H, W): got "
+                    f"{', '.join(str(tuple(x.shape)) for x in inputs)}. Leave them out."
+                )
+            images, targets = self._mixed(inputs[0], targets, generator)
+            inputs = (images,)
         smoothing = self.label_smoothing
-        return Batch((images,), (1 - smoothing) * targets + smoothing / classes)
+        return Batch(inputs, (1 - smoothing) * targets + smoothing / classes)
 
     def _mixed(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         try:

@@ -25,7 +25,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     metadata give equal bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished = path.with_name(f"{path.name}{UNFINISHED}")
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     told = dict(metadata) | {CHECKSUM: _checksum(plain, metadata)}
     save_file(plain, unfinished, {ENTRY: json.dumps(told, sort_keys=True)})
@@ -37,6 +37,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 ENTRY = "nas"  # one entry for all: the library writes several in an order drawn at random
 CHECKSUM = "crc32"
+UNFINISHED = ".unfinished"
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -96,6 +97,11 @@ class Checkpoints:
     def before(self, path: Path) -> Path | None:
         """The one before that of `path`."""
         return max((p for p in self.paths() if p < path), default=None)
+
+    def tidy(self) -> None:
+        """Removes what a process that was killed had begun to write."""
+        for path in self.folder.glob(f"*{UNFINISHED}"):
+            path.unlink(missing_ok=True)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> Path:
         """Writes the state after `step` steps; what is older than the last `keep` goes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.annotations import require_types
 from nas.errors import RunError
 
 
@@ -21,9 +23,9 @@ class Distillation:
     """Soft answers of a teacher, as a share of the loss; labels have the rest.
 
     Attributes:
-        in_place: share that the largest subnet of the step teaches the others (in-place distillation, Yu &
-            Huang, 2019, §3.3), where the rule of subnets has a largest one.
         external: share that `teacher` teaches all of them.
+        in_place: share, of what `external` leaves, that the largest subnet of the step teaches the others
+            (in-place distillation, Yu & Huang, 2019, §3.3), where the rule of subnets has a largest one.
         teacher: a module from the task's inputs to its outputs, or the folder of an export of the same
             builder (``runs/digits/exports/ID``); None: none.
         temperature: by which answers are divided before the softmax (Hinton et al., 2015, §2). Where targets
@@ -41,21 +43,15 @@ class Distillation:
     parts: str = r"stages\.\d+"
 
     def __post_init__(self) -> None:
+        require_types(self, "distillation.")
         for name in ("in_place", "external"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RunError(f"`distillation.{name}` must be from 0 to 1: got {getattr(self, name)}.")
-        if self.in_place + self.external > 1:
-            raise RunError(
-                f"Shares of teachers must not exceed 1 together: got in_place={self.in_place} and "
-                f"external={self.external}."
-            )
         if bool(self.external) != (self.teacher is not None):
             raise RunError(
                 f"`distillation.external` must be above 0 where there is a `teacher`, and only there: got "
                 f"{self.external} and {type(self.teacher).__name__}."
             )
-        if not isinstance(self.teacher, (nn.Module, str, Path, type(None))):
-            raise RunError(f"`distillation.teacher` must be a module or a folder: got {self.teacher!r}.")
         if isinstance(self.teacher, (str, Path)):  # other processes work in other folders
             object.__setattr__(self, "teacher", str(Path(self.teacher).absolute()))
         try:
@@ -64,10 +60,10 @@ class Distillation:
             raise RunError(
                 f"`distillation.parts` must be a regular expression: got {self.parts!r} ({error})."
             ) from error
-        if not self.temperature > 0 or not self.features >= 0:
+        if not 0 < self.temperature < math.inf or not 0 <= self.features < math.inf:
             raise RunError(
-                f"`distillation` must have a temperature above 0 and features of at least 0: got "
-                f"{self.temperature} and {self.features}."
+                f"`distillation` must have a temperature above 0 and features of at least 0, both finite: "
+                f"got {self.temperature} and {self.features}."
             )
 
     def loss(
@@ -83,12 +79,16 @@ class Distillation:
         Args:
             numbers: the loss of an answer to a teacher's where these are no logits; None: they are.
         """
-        shares = [(self.in_place, inside), (self.external, outside)]
-        taught = [(share, teacher) for share, teacher in shares if share and teacher is not None]
-        loss = (1 - sum(share for share, _ in taught)) * label_loss
-        for share, teacher in taught:
-            apart = numbers(answer, teacher) if numbers else soft_loss(answer, teacher, self.temperature)
-            loss = loss + share * apart
+        loss = label_loss
+        for share, teacher in ((self.in_place, inside), (self.external, outside)):
+            if share and teacher is not None:
+                if numbers is None and teacher.shape != answer.shape:
+                    raise RunError(
+                        f"A teacher must answer in the shape of the subnets, {tuple(answer.shape)}: got "
+                        f"{tuple(teacher.shape)}."
+                    )
+                apart = numbers(answer, teacher) if numbers else soft_loss(answer, teacher, self.temperature)
+                loss = (1 - share) * loss + share * apart
         return loss
 
 

@@ -48,8 +48,10 @@ class Feed:
         recipe, rng = self.recipe, np.random.default_rng((self.seed, step, place))
         generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         if recipe.mix:
+            _require_classes(batch)
             batch = recipe.mix(batch, _classes(self.task), generator)
         if sides := recipe.resolutions:
+            _require_images(batch, "training.resolutions")
             side = sides[np.random.default_rng((self.seed, step)).integers(len(sides))]
             batch = Batch((_scaled(batch.inputs[0], side), *batch.inputs[1:]), batch.targets)
         return moved(batch, self.device)
@@ -82,6 +84,22 @@ def _scaled(images: Tensor, side: int) -> Tensor:
     if images.shape[-2:] == (side, side):
         return images
     return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _require_images(batch: Batch, setting: str) -> None:
+    if batch.inputs[0].ndim != 4:
+        raise RunError(
+            f"`{setting}` must have a task of images (B, C, H, W): got inputs of "
+            f"{tuple(batch.inputs[0].shape)}. Leave it out."
+        )
+
+
+def _require_classes(batch: Batch) -> None:
+    if batch.targets.ndim != 1 or batch.targets.is_floating_point():
+        raise RunError(
+            f"`training.mix` must have one class per example, (B,): got targets of {batch.targets.dtype} "
+            f"{tuple(batch.targets.shape)}. Leave it out."
+        )
 
 
 def _classes(task: Task) -> int:

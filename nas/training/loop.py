@@ -60,6 +60,7 @@ def train(
     seed: int = 0,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     on_step: Callable[[int], None] = lambda _: None,
+    on_weights: Callable[[int, Mapping[str, Tensor]], None] = lambda _epoch, _weights: None,
     group: Group | None = None,
 ) -> Supernet:
     """Trains `supernet` in place and returns it. A checkpoint in `folder` is continued from; the result
@@ -68,6 +69,8 @@ def train(
     Writes `checkpoints/`, `history.jsonl` and, at the end, `model.safetensors` into `folder`.
 
     Args:
+        on_weights: takes the number of each epoch that has ended, and the weights that would be kept if it
+            were the last (no copy); where the training goes on from the end of an epoch, of that one too.
         group: fellow processes, each of which calls this; the first of them writes.
 
     Raises:
@@ -76,8 +79,11 @@ def train(
     """
     training = _Training(supernet, task, recipe, folder, seed, group or Alone())
     with cpu_threads(recipe.threads), frozen_heap():
+        if training.step and training.step % training.steps_per_epoch == 0:
+            on_weights(training.step // training.steps_per_epoch, training.result())
         for epoch in training.epochs(on_step):
             on_epoch(epoch)
+            on_weights(epoch.epoch, training.result())
     if training.group.rank == 0:
         save_tensors(folder / "model.safetensors", training.result(), {"format": "nas.supernet"})
     for name, tensor in training.result().items():
@@ -128,6 +134,7 @@ class _Training:
         self.steps_per_epoch = math.ceil(task.batch_count("train") / recipe.accumulate)
         self.steps = self.steps_per_epoch * recipe.epochs
         self.feed = Feed(task, recipe, seed, self.group, self.device)
+        self._require_parts()
         self.guard = Guard(recipe, folder)
         self.sums = _Sums()
         self.step = self._restore()  # that comes next
@@ -140,6 +147,7 @@ class _Training:
         saved = time.monotonic()
         while self.step < self.steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
+            record = None
             with closing(self.feed.groups(epoch, done)) as groups:
                 for group in groups:
                     self._timed_step(group)
@@ -149,8 +157,28 @@ class _Training:
                         self._save()
                         saved = time.monotonic()
                     on_step(self.step)
-            assert record is not None
+            if record is None:
+                raise self._miscounted()
             yield record
+
+    def _miscounted(self) -> RunError:
+        task, said = type(self.task).__name__, self.task.batch_count("train")
+        return RunError(
+            f"`batch_count` of {task} must be the number of batches of an epoch: it says {said} of train, "
+            f"and `batches` gives another number (see step {self.step})."
+        )
+
+    def _require_parts(self) -> None:
+        """Raises RunError where features are to be learnt of parts that there are none of."""
+        if self.features is None:
+            return
+        largest = self.supernet.skeleton(self.supernet.space.largest())
+        names = [name for name, _ in largest.named_modules() if name]
+        if not any(map(self.features.pattern.fullmatch, names)):
+            raise RunError(
+                f"`distillation.parts` must fit whole names of modules, such as {names[0]}: "
+                f"{self.recipe.distillation.parts!r} fits none."
+            )
 
     def _record(self, epoch: int) -> Epoch:
         """What the epoch showed, in the history too."""
@@ -185,6 +213,9 @@ class _Training:
         """One update from all subnets of the step; loss of the first, tallies of the first two."""
         recipe = self.recipe
         drawn = recipe.subnets.at(self.trained, self.seed, self.step, self.step / self.steps)
+        if not drawn:
+            rule = type(recipe.subnets).__name__
+            raise RunError(f"`at` of {rule} must give an architecture or more: got none at step {self.step}.")
         architectures = [a for a in drawn if self.supernet.holds(a)] or drawn
         gradients, others = Gradients(), Gradients()
         tallies, loss = [Tally(), Tally()], 0.0
@@ -340,6 +371,8 @@ class _Training:
     def _restore(self) -> int:
         """Loads the newest whole checkpoint, if there is one; returns the steps that it has behind it."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.group.rank == 0:
+            self.checkpoints.tidy()
         found = self.checkpoints.load()
         if found is None:
             if self.group.rank == 0:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nas.annotations import require_types
 from nas.errors import RunError
 from nas.space import Space
 from nas.tasks.mixing import Mix
@@ -69,9 +70,10 @@ class Recipe:
     threads: int = 0
 
     def __post_init__(self) -> None:
+        require_types(self, "training.")
         for name, least in (("epochs", 1), ("accumulate", 1), ("keep", 1), ("workers", 1), ("threads", 0)):
             value = getattr(self, name)
-            if type(value) is not int or value < least:
+            if value < least:
                 raise RunError(f"`training.{name}` must be a whole number, {least} or more: got {value!r}.")
         for name, fits, law in (
             ("learning_rate", lambda v: 0 < v < math.inf, "positive"),
@@ -84,9 +86,9 @@ class Recipe:
         ):
             if not fits(getattr(self, name)):
                 raise RunError(f"`training.{name}` must be {law}: got {getattr(self, name)!r}.")
-        if any(type(side) is not int or side < 1 for side in self.resolutions):
+        if any(side < 1 for side in self.resolutions):
             raise RunError(f"`training.resolutions` must be sides in pixels: got {self.resolutions!r}.")
-        if not all(_names_options(entry) for entry in self.withheld):
+        if not all(options for _, options in self.withheld):
             raise RunError(
                 f"`training.withheld` must hold pairs of a name and a tuple of options, as in "
                 f"(('ratio', (1.5,)),): got {self.withheld!r}."
@@ -145,8 +147,3 @@ class Recipe:
 
     def _factor(self, name: str) -> float:
         return next((factor for pattern, factor in self.rates if re.fullmatch(pattern, name)), 1.0)
-
-
-def _names_options(entry: Any) -> bool:
-    pair = isinstance(entry, tuple) and len(entry) == 2
-    return pair and isinstance(entry[0], str) and isinstance(entry[1], tuple) and bool(entry[1])

@@ -283,10 +283,10 @@ def _bins(cost: Callable[[Space], Costs], space: Space, count: int) -> _Bins:
 
 
 def _wander(seed: int, step: int, bins: int) -> int:
-    """Where a walk over `bins` is after `step` steps of −1, 0 or 1, reflected at both ends."""
-    place = int(_path(seed, 1 << max(10, step.bit_length()))[step])
-    period = max(1, 2 * (bins - 1))
-    return min(place % period, period - place % period) if bins > 1 else 0
+    """Where a walk over `bins` is after `step` steps of −1, 0 or 1; one past an end stays there, so that all
+    bins are visited alike."""
+    place = int(_path(seed, 1 << max(10, step.bit_length()))[step]) % (2 * bins)
+    return min(place, 2 * bins - 1 - place)
 
 
 @lru_cache(maxsize=4)

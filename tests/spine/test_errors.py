@@ -57,7 +57,7 @@ def snapshot(folder: Path) -> dict[str, int]:
         (["run", "digits", "--set", "data=none.npz"], "no file or folder none.npz"),
         (["run", "digits", "--set", "task.batch_size=0"], "`task.batch_size` must be 1 or more: got 0"),
         (["run", "digits", "--set", "training.device=foo"], "a device of PyTorch here: 'foo'"),
-        (["run", "digits", "--set", "training.learning_rate=NaN"], "must be positive: got nan"),
+        (["run", "digits", "--set", "training.learning_rate=NaN"], "must be a number: got nan"),
         (
             ["run", "digits", "--set", "search.searcher=os.path.join"],
             "`search.searcher` must make a searcher",

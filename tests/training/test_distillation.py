@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from nas.errors import ExportError, RunError
 from nas.export import Subnet, export_subnet
 from nas.supernet import Supernet
 from nas.tasks import Batch, Metric, Tally
-from nas.training import Distillation, Nested, OneBatch, SinglePath, soft_loss
+from nas.training import Distillation, Nested, OneBatch, SinglePath, soft_loss, train
 from search_spaces import hierarchical
 
 
@@ -75,7 +76,7 @@ def test_shares_of_labels_largest_and_teacher(task, supernet, teacher, tmp_path,
             inside = answer.detach()
             losses.append(0.8 * label + 0.2 * external)
         else:
-            losses.append(0.3 * label + 0.5 * soft_loss(answer, inside, 3.0) + 0.2 * external)
+            losses.append(0.4 * label + 0.4 * soft_loss(answer, inside, 3.0) + 0.2 * external)
     assert_gradients(found, bank_gradients(supernet, torch.stack(losses).mean()))
 
 
@@ -187,7 +188,8 @@ def test_one_pass_of_several_is_the_mean_of_their_gradients(
         ({"in_place": 1.5}, "`distillation.in_place` must be from 0 to 1: got 1.5"),
         ({"external": 0.5, "in_place": 0.0}, "must be above 0 where there is a `teacher`, and only there"),
         ({"teacher": nn.Identity()}, "must be above 0 where there is a `teacher`"),
-        ({"in_place": 0.8, "external": 0.5, "teacher": nn.Identity()}, "must not exceed 1 together"),
+        ({"external": 0.5, "teacher": 3}, "`distillation.teacher` must be an object of Module or a text or"),
+        ({"temperature": math.inf}, "both finite"),
         ({"temperature": 0}, "must have a temperature above 0"),
         ({"features": -1}, "features of at least 0"),
     ],
@@ -196,6 +198,21 @@ def test_one_pass_of_several_is_the_mean_of_their_gradients(
 def test_shares_that_are_none(settings, message):
     with pytest.raises(RunError, match=message):
         Distillation(**settings)
+
+
+def test_a_teacher_of_other_classes_is_refused(task, supernet, tmp_path):
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 100))
+    recipe = replace(RECIPE, distillation=Distillation(external=0.5, teacher=teacher))
+    with pytest.raises(RunError, match=r"in the shape of the subnets, \(16, 3\): got \(16, 100\)"):
+        train(supernet, task, recipe, tmp_path)
+
+
+def test_parts_that_there_are_none_of_are_refused(task, supernet, tmp_path):
+    recipe = replace(RECIPE, distillation=Distillation(features=1.0, parts="layers.*"))
+    with pytest.raises(
+        RunError, match=r"must fit whole names of modules, such as .*: 'layers\.\*' fits none"
+    ):
+        train(supernet, task, recipe, tmp_path)
 
 
 def test_an_export_teaches(task, supernet, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from nas.training import (
     Sandwich,
     SinglePath,
 )
+from nas.training.subnets import _wander
 from search_spaces import hierarchical
 from search_spaces.costs import Mmacs
 
@@ -141,6 +142,11 @@ class TestByCost:
         steps = np.abs(np.diff(bins))
         assert steps.max() == 1
         assert set(bins) == set(range(6))
+
+    def test_a_walk_is_as_often_at_the_ends(self):
+        counts = Counter(_wander(0, step, 6) for step in range(50_000))
+        assert set(counts) == set(range(6))
+        assert max(counts.values()) < 1.25 * min(counts.values())
 
     def test_a_longer_walk_begins_as_a_shorter_one(self, space):
         rule = BoundedJumps(COST, bins=6)

@@ -28,18 +28,21 @@ from nas.errors import RunError, SpaceError
 from nas.experiment import Experiment
 from nas.space import Space, oneof
 from nas.supernet import Supernet
-from nas.tasks import Mix
+from nas.tasks import Batch, Mix
 from nas.training import (
+    Alone,
     Distillation,
     Only,
     Recipe,
     Sandwich,
     SinglePath,
+    Subnets,
     load_tensors,
     save_tensors,
     soft_loss,
     train,
 )
+from nas.training.feed import Feed
 from search_spaces import hierarchical
 
 
@@ -405,6 +408,48 @@ def test_the_first_steps_may_explode(task, supernet, tmp_path, monkeypatch):
         train(supernet, task, RECIPE, tmp_path)
 
 
+@dataclass(frozen=True)
+class Nothing(Subnets):
+    """A rule that gives none."""
+
+    def at(self, space, seed, step, progress):
+        return []
+
+
+def test_a_rule_that_gives_nothing_is_named(task, supernet, tmp_path):
+    with pytest.raises(
+        RunError, match="`at` of Nothing must give an architecture or more: got none at step 0"
+    ):
+        train(supernet, task, replace(RECIPE, subnets=Nothing()), tmp_path)
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_batches_that_are_not_counted_right_are_named(task, supernet, tmp_path, monkeypatch, off):
+    said = task.batch_count("train") + off
+    monkeypatch.setattr(type(task), "batch_count", lambda self, split: said)
+    with pytest.raises(RunError, match=f"must be the number of batches of an epoch: it says {said} of train"):
+        train(supernet, task, RECIPE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch", "message"),
+    [
+        (
+            {"mix": Mix(label_smoothing=0.1)},
+            Batch((torch.ones(4, 7),), torch.ones(4)),
+            "one class per example",
+        ),
+        ({"mix": Mix(label_smoothing=0.1)}, Batch((torch.ones(4, 7),), torch.ones(4, 7).long()), "one class"),
+        ({"resolutions": (8,)}, Batch((torch.ones(4, 7),), torch.ones(4)), r"of images .*: got .* \(4, 7\)"),
+    ],
+    ids=["numbers", "classes per word", "words"],
+)
+def test_what_is_asked_of_other_data_is_named(task, settings, batch, message):
+    feed = Feed(task, replace(RECIPE, **settings), 0, Alone(), torch.device("cpu"))
+    with pytest.raises(RunError, match=message):
+        feed.prepared(batch, 0, 0)
+
+
 def cut_off(data: bytes) -> bytes:
     return data[:-100]
 
@@ -415,7 +460,7 @@ def flipped(data: bytes) -> bytes:
 
 def told(data: bytes) -> bytes:
     """It says that more steps are done."""
-    step, other = rb'step\\\": 8,', rb'step\\\": 9,'
+    step, other = rb"step\\\": 8,", rb"step\\\": 9,"
     assert data.count(step) == 1
     return data.replace(step, other)
 
@@ -454,6 +499,39 @@ class TestCheckpoints:
         assert found == ["step-000000007.safetensors", "step-000000008.safetensors.ruined"]
         assert equal(whole, train(copy_of(supernet), task, RECIPE, tmp_path / "cut").state())
 
+    def test_what_a_killed_process_began_to_write_goes(self, task, supernet, tmp_path):
+        with pytest.raises(Stop):
+            train(copy_of(supernet), task, RECIPE, tmp_path, on_step=stop_at_step(3))
+        begun = tmp_path / "checkpoints" / "step-000000099.safetensors.unfinished"
+        begun.write_bytes(b"half")
+        train(supernet, task, RECIPE, tmp_path)
+        assert not begun.exists()
+
+    def test_weights_are_shown_epoch_by_epoch(self, task, supernet, tmp_path):
+        """The average of weights where that is kept; again where a training goes on from an epoch's end."""
+        seen, recipe = {}, replace(RECIPE, epochs=3, ema=0.9)
+        per_epoch = task.batch_count("train")
+
+        def note(epoch, weights):
+            assert epoch not in seen
+            seen[epoch] = {n: t.clone() for n, t in weights.items()}
+
+        kept = train(copy_of(supernet), task, recipe, tmp_path / "a", on_weights=note).state()
+        assert set(seen) == {1, 2, 3}
+        assert equal(seen[3], kept)
+        assert not equal(seen[2], kept)
+        with pytest.raises(Stop):
+            train(copy_of(supernet), task, recipe, tmp_path / "b", on_step=stop_at_step(2 * per_epoch))
+        again = []
+        train(
+            copy_of(supernet),
+            task,
+            recipe,
+            tmp_path / "b",
+            on_weights=lambda epoch, weights: again.append((epoch, equal(weights, seen[epoch]))),
+        )
+        assert again == [(2, True), (3, True)]
+
     def test_equal_states_are_equal_files(self, tmp_path):
         for i in range(20):
             save_tensors(tmp_path / str(i), {"a": torch.arange(3.0)}, {"epoch": "1", "score": "2"})
@@ -481,13 +559,15 @@ class TestCheckpoints:
     [
         ({"epochs": 0}, "`training.epochs` must be a whole number, 1 or more: got 0"),
         ({"accumulate": 1.5}, "`training.accumulate` must be a whole number"),
-        ({"learning_rate": float("nan")}, "`training.learning_rate` must be positive: got nan"),
+        ({"learning_rate": float("nan")}, "`training.learning_rate` must be a number: got nan"),
+        ({"learning_rate": -1.0}, "`training.learning_rate` must be positive: got -1"),
+        ({"subnets": SinglePath}, "`training.subnets` must be an object of Subnets: got <class"),
         ({"warmup": 1.1}, "`training.warmup` must be a share"),
         ({"clip": 0}, "`training.clip` must be above 0"),
         ({"ema": 1.0}, "`training.ema` must be a decay"),
         ({"explosion": 1.0}, "`training.explosion` must be above 1"),
         ({"resolutions": (8, 0)}, "`training.resolutions` must be sides in pixels"),
-        ({"withheld": (("ratio", 2),)}, "`training.withheld` must hold pairs of a name and a tuple"),
+        ({"withheld": (("ratio", 2),)}, r"`training.withheld` must be a tuple, each item a tuple \(a text"),
         ({"withheld": (("ratio", ()),)}, "`training.withheld` must hold pairs of a name and a tuple"),
         ({"project": True, "subnets": SinglePath()}, "`training.project` must have a rule whose steps begin"),
         (
