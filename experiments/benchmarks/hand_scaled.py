@@ -53,7 +53,7 @@ from experiments.benchmarks.pieces import (
     select,
     share_of,
 )
-from experiments.benchmarks.results import FOLDER, write
+from experiments.benchmarks.results import FOLDER, between_marks, table, write
 from nas.architecture import architecture_id
 from nas.devices import Device, Measured, OnnxRuntime, Profile, choose, measure, profile
 from nas.evaluation import LatencyPredictor, statistics, subnet_accuracy
@@ -84,6 +84,7 @@ RESAMPLES = 1000
 TEACHING, RATE = 0.5, 0.2  # of the largest subnet, and of the learning rate, in training on
 
 RAW = FOLDER / "hand_scaled"
+PAGE = FOLDER.parent.parent / "docs" / "training.md"
 BASE = Recipe(device="cpu", threads=1)
 RATES = (0.003, 0.006, 0.012, 0.024)  # of learning; see `rates_of`
 DEVICE = Device("onnxruntime", OnnxRuntime())
@@ -393,6 +394,22 @@ def report(task: ImageClassification, known: Known) -> None:
     for name, value in results.items():
         print(f"{name}: {json.dumps(value)}")
     print(f"written to {write('hand_scaled', results)}")
+    PAGE.write_text(with_table(PAGE.read_text(), results))
+
+
+def with_table(page: str, results: dict[str, Any]) -> str:
+    """The page of the documentation with the table of `results` between its marks."""
+    budgets = results["latency budgets, ms"]
+    rows = [
+        (
+            arm,
+            f"{np.mean(volumes):.3f} ({', '.join(f'{v:.3f}' for v in volumes)})",
+            *("–" if v is None else f"{v:.1f}" for v in results["accuracy at each budget, %"][arm]),
+        )
+        for arm, volumes in results["hypervolume on select"].items()
+    ]
+    columns = ("arm", "hypervolume (by seed)", *(f"{b:.3f} ms" for b in budgets))
+    return between_marks(page, "python -m experiments.benchmarks.hand_scaled DATA", table(columns, rows))
 
 
 def read() -> dict[tuple[str, int], Piece]:
