@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -64,82 +65,60 @@ def tune(
     Raises:
         RunError: no configuration gave a score.
     """
-    disconnect = connect(workers, address)
-    try:
-        return _tune(
-            objective, shared, space, storage, samples, longest, first, seed, workers, on_trial, by_value
-        )
-    finally:
-        disconnect()
+    with _connected(workers, address, by_value):
+        import optuna
+        import ray
+        from ray import tune as ray_tune
+        from ray.tune.schedulers import ASHAScheduler
+        from ray.tune.search import ConcurrencyLimiter
+        from ray.tune.search.optuna import OptunaSearch
 
-
-def _tune(
-    objective: Callable[[Any, Settings, Report], None],
-    shared: Any,
-    space: Mapping[str, Any],
-    storage: Path,
-    samples: int,
-    longest: float,
-    first: Settings | None,
-    seed: int,
-    workers: int,
-    on_trial: Callable[[Tried], None],
-    by_value: Sequence[ModuleType],
-) -> list[Tried]:
-    _prepare(by_value)
-    import optuna
-    import ray
-    from ray import tune as ray_tune
-    from ray.tune.schedulers import ASHAScheduler
-    from ray.tune.search import ConcurrencyLimiter
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    database = optuna.storages.RDBStorage(f"sqlite:///{storage}")
-    done = _finished(database, optuna)
-    left = samples - len(done)
-    if left > 0:
-        reference = ray.put(shared)
-        search = OptunaSearch(
-            dict(space),
-            metric=SCORE,
-            mode="max",
-            points_to_evaluate=[first] if first is not None and not done else None,
-            study_name=STUDY,
-            storage=database,
-            sampler=optuna.samplers.TPESampler(seed=seed + len(done)),
-        )
-
-        def trainable(config: Settings) -> None:
-            objective(ray.get(reference), config, _report)
-
-        numbers = count(len(done))
-
-        def ended(config: Settings, figures: dict[str, Any]) -> None:
-            on_trial(
-                Tried(next(numbers), config, float(figures[SCORE]), int(figures[TIME]), figures[SECONDS])
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        database = optuna.storages.RDBStorage(f"sqlite:///{storage}")
+        done = _finished(database, optuna)
+        left = samples - len(done)
+        if left > 0:
+            reference = ray.put(shared)
+            search = OptunaSearch(
+                dict(space),
+                metric=SCORE,
+                mode="max",
+                points_to_evaluate=[first] if first is not None and not done else None,
+                study_name=STUDY,
+                storage=database,
+                sampler=optuna.samplers.TPESampler(seed=seed + len(done)),
             )
 
-        with TemporaryDirectory(prefix="nas-tune-") as folder:
-            tuner = ray_tune.Tuner(
-                ray_tune.with_resources(trainable, {"cpu": 1}),
-                tune_config=ray_tune.TuneConfig(
-                    search_alg=ConcurrencyLimiter(search, max_concurrent=max(1, workers)),
-                    scheduler=ASHAScheduler(
-                        time_attr=TIME,
-                        metric=SCORE,
-                        mode="max",
-                        max_t=longest,
-                        grace_period=1,
-                        reduction_factor=REDUCTION,
+            def trainable(config: Settings) -> None:
+                objective(ray.get(reference), config, _report)
+
+            numbers = count(len(done))
+
+            def ended(config: Settings, figures: dict[str, Any]) -> None:
+                on_trial(
+                    Tried(next(numbers), config, float(figures[SCORE]), int(figures[TIME]), figures[SECONDS])
+                )
+
+            with TemporaryDirectory(prefix="nas-tune-") as folder:
+                tuner = ray_tune.Tuner(
+                    ray_tune.with_resources(trainable, {"cpu": 1}),
+                    tune_config=ray_tune.TuneConfig(
+                        search_alg=ConcurrencyLimiter(search, max_concurrent=max(1, workers)),
+                        scheduler=ASHAScheduler(
+                            time_attr=TIME,
+                            metric=SCORE,
+                            mode="max",
+                            max_t=longest,
+                            grace_period=1,
+                            reduction_factor=REDUCTION,
+                        ),
+                        num_samples=left,
                     ),
-                    num_samples=left,
-                ),
-                run_config=ray_tune.RunConfig(
-                    name="tune", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
-                ),
-            )
-            tuner.fit()
+                    run_config=ray_tune.RunConfig(
+                        name="tune", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
+                    ),
+                )
+                tuner.fit()
     found = sorted(_finished(database, optuna), key=lambda t: -t.score)
     if not found:
         raise RunError(
@@ -167,41 +146,27 @@ def several(
     Raises:
         RunError: one failed; says why, after all the others ended.
     """
-    disconnect = connect(workers, address)
-    try:
-        _several(objective, shared, items, on_end, by_value)
-    finally:
-        disconnect()
+    with _connected(workers, address, by_value):
+        import ray
+        from ray import tune as ray_tune
 
+        reference, whole = ray.put(shared), ray.put(list(items))
 
-def _several(
-    objective: Callable[[Any, Any, Report], None],
-    shared: Any,
-    items: Sequence[Any],
-    on_end: Callable[[Any, dict[str, Any]], None],
-    by_value: Sequence[ModuleType],
-) -> None:
-    _prepare(by_value)
-    import ray
-    from ray import tune as ray_tune
+        def trainable(config: Settings) -> None:
+            objective(ray.get(reference), ray.get(whole)[config["item"]], _report)
 
-    reference, whole = ray.put(shared), ray.put(list(items))
+        def ended(config: Settings, figures: dict[str, Any]) -> None:
+            on_end(items[config["item"]], figures)
 
-    def trainable(config: Settings) -> None:
-        objective(ray.get(reference), ray.get(whole)[config["item"]], _report)
-
-    def ended(config: Settings, figures: dict[str, Any]) -> None:
-        on_end(items[config["item"]], figures)
-
-    with TemporaryDirectory(prefix="nas-tune-") as folder:
-        results = ray_tune.Tuner(
-            ray_tune.with_resources(trainable, {"cpu": 1}),
-            param_space={"item": ray_tune.grid_search(list(range(len(items))))},
-            tune_config=ray_tune.TuneConfig(metric=SCORE, mode="max"),
-            run_config=ray_tune.RunConfig(
-                name="several", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
-            ),
-        ).fit()
+        with TemporaryDirectory(prefix="nas-tune-") as folder:
+            results = ray_tune.Tuner(
+                ray_tune.with_resources(trainable, {"cpu": 1}),
+                param_space={"item": ray_tune.grid_search(list(range(len(items))))},
+                tune_config=ray_tune.TuneConfig(metric=SCORE, mode="max"),
+                run_config=ray_tune.RunConfig(
+                    name="several", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
+                ),
+            ).fit()
     if errors := [result.error for result in results if result.error is not None]:
         raise RunError(f"Training must not fail, but did: {str(errors[0]).strip().splitlines()[-1]}")
 
@@ -212,17 +177,23 @@ def _report(epoch: int, score: float, core_seconds: float = 0.0, time: float | N
     ray_tune.report({EPOCH: epoch, TIME: time or epoch, SCORE: score, SECONDS: core_seconds})
 
 
-def _prepare(by_value: Sequence[ModuleType]) -> None:
-    """Tune says little, and workers get the modules that they cannot import."""
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    import ray
+@contextmanager
+def _connected(workers: int, address: str | None, by_value: Sequence[ModuleType]) -> Iterator[None]:
+    """Ray, whose Tune says little, and whose workers get the modules that they cannot import."""
+    disconnect = connect(workers, address)
+    try:
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+        os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+        for name in ("ray.tune", "ray.train"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        import ray
 
-    for module in by_value:
-        ray.cloudpickle.register_pickle_by_value(module)
-    pickle_torch_namespaces_by_name()
+        for module in by_value:
+            ray.cloudpickle.register_pickle_by_value(module)
+        pickle_torch_namespaces_by_name()
+        yield
+    finally:
+        disconnect()
 
 
 STUDY = "recipe"
