@@ -7,11 +7,13 @@ from types import ModuleType
 
 import pytest
 
-from experiments.benchmarks import nested_bits
+from experiments import cifar10_small
+from experiments.benchmarks import learning_rates, nested_bits, strategies
 from experiments.benchmarks.results import FOLDER
 
 BENCHMARKS = {
     "nested_bits": (nested_bits, nested_bits.PAGE),
+    "learning_rates": (learning_rates, strategies.PAGE),
 }
 
 
@@ -26,3 +28,10 @@ def test_every_figure_can_be_had_again(name):
 
 def again_of(benchmark: ModuleType) -> dict:
     return benchmark.evaluated(benchmark.read())
+
+
+def test_the_best_learning_rate_is_that_of_the_experiment():
+    volumes = json.loads((FOLDER / "learning_rates.json").read_text())[strategies.VOLUME]
+    single = {arm: sum(found) for arm, found in volumes.items() if arm.startswith("single path")}
+    best = max(single, key=single.__getitem__)
+    assert best == learning_rates.label("single path", cifar10_small.LEARNING_RATE)
