@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
+from nas.space import Space
 from nas.supernet import Supernet
 from nas.tasks import from_arrays
 from nas.training import Gradients, Recipe, Sandwich, SlicedAdamW, train
@@ -24,8 +27,28 @@ def made_up_task(n: int = 120, batch_size: int = 32, **kw):
 
 
 def made_up_supernet(task, **kw) -> Supernet:
-    space = hierarchical.space(task, **({"widths": ((8, 16), (16, 24)), "depths": (1, 2)} | kw))
-    return Supernet(hierarchical.build, space)
+    kw = {"widths": ((8, 16), (16, 24)), "depths": (1, 2)} | kw
+    return copy_of(_supernet(task.classes, task.image_shape, tuple(kw.items())))
+
+
+@cache
+def _supernet(classes: int, image_shape: tuple[int, int, int], kw: tuple) -> Supernet:
+    """Made once: that takes longer than most trainings here."""
+    space = hierarchical.space(SimpleNamespace(classes=classes, image_shape=image_shape), **dict(kw))
+    made = UNTRAINED[space] = Supernet(hierarchical.build, space)
+    return made
+
+
+UNTRAINED: dict[Space, Supernet] = {}
+
+
+def copy_of(supernet: Supernet) -> Supernet:
+    """Another one over the same space, as it was before any training."""
+    made = UNTRAINED[supernet.space]
+    copy = made.with_state({name: tensor.clone() for name, tensor in made.state().items()})
+    for parameter in copy.bank.values():
+        parameter.requires_grad_()
+    return copy
 
 
 class Stop(Exception):

@@ -16,6 +16,7 @@ from training.small import (
     Stop,
     assert_gradients,
     bank_gradients,
+    copy_of,
     made_up_supernet,
     made_up_task,
     one_batch,
@@ -54,10 +55,6 @@ def task():
 @pytest.fixture
 def supernet(task):
     return made_up_supernet(task)
-
-
-def copy_of(supernet: Supernet) -> Supernet:
-    return Supernet(supernet.build, supernet.space)
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
