@@ -188,8 +188,12 @@ def prepared(task: ImageClassification) -> Known:
         timed = timings([swin(size) for size in range(len(SIZES))], found, space)
         data = {"budgets_ms": timed.ms.tolist(), "core_seconds": time.process_time() - start}
         rest.write_text(json.dumps(data))
-    data = json.loads(rest.read_text())
-    return Known(Profile.load(device), tuple(data["budgets_ms"]), data["core_seconds"])
+    return what_is_known()
+
+
+def what_is_known() -> Known:
+    data = json.loads((RAW / "device-budgets.json").read_text())
+    return Known(Profile.load(RAW / "device.json"), tuple(data["budgets_ms"]), data["core_seconds"])
 
 
 def timings(architectures: Sequence[Any], known: Profile, space: Space) -> Measured:
@@ -389,7 +393,7 @@ def report(task: ImageClassification, known: Known) -> None:
         json.dumps(dict(zip(models, timed.ms.tolist(), strict=True)), indent=0)
     )
     timed_pieces = read()
-    results = evaluated(timed_pieces, known)
+    results = evaluated(timed_pieces)
     draw(timed_pieces)
     for name, value in results.items():
         print(f"{name}: {json.dumps(value)}")
@@ -430,8 +434,9 @@ def _models(piece: Piece, arm: str, space: Space) -> list[Any]:
     return [HAND[arm if arm in HAND else SWIN](size) for size in piece.figures["sizes"]]
 
 
-def evaluated(pieces: Mapping[tuple[str, int], Piece], known: Known) -> dict[str, Any]:
+def evaluated(pieces: Mapping[tuple[str, int], Piece]) -> dict[str, Any]:
     """Every figure, from the raw predictions and measured latencies alone."""
+    known = what_is_known()
     budgets = [float(b) for b in pieces[SWIN, 0].figures["ms"]]
     merged = _with_alone(pieces)
     arms = (SUPERNET, TRAINED_ON, SWIN, CONVNEXT, AT_FIVE_TIMES)
