@@ -168,6 +168,7 @@ def export(
             "default: the first three.",
         ),
     ] = None,
+    if_changed: IfChanged = "refuse",
     more_formats: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
 ) -> None:
     """Write a subnet as an ordinary model: safetensors, ONNX, torch.export archive, card.
@@ -192,7 +193,7 @@ def export(
     elif where or best:
         raise NasError("`--id` names one point, so --where and --best must not stand beside it.")
     found, source = phases.reopened(run)
-    options = {"resume": True, "needs_weights": True, "path": run, "on_error": "FINISHED"}
+    options = _of_a_run(run, if_changed)
     with phases.open_run(found, source, run.parent, **options) as opened:
         entry = chosen or phases.entry_of(opened, architecture_id, device)
         folder = phases.export_entry(opened, entry, wanted or DEFAULT)
@@ -245,6 +246,7 @@ def finetune(
     scratch: Annotated[bool, typer.Option("--scratch", help="Train each from nothing too.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes of this machine.")] = 2,
     address: Address = None,
+    if_changed: IfChanged = "refuse",
 ) -> None:
     """Train points of the front on as plain models, taught by the largest subnet, and verify the front again.
 
@@ -257,7 +259,7 @@ def finetune(
     directory.read()
     entries = phases.entries_where(directory.read_front(), where or (), device)
     found, source = phases.reopened(run)
-    options = {"resume": True, "needs_weights": True, "path": run, "on_error": "FINISHED", "address": address}
+    options = _of_a_run(run, if_changed) | {"address": address}
     with phases.open_run(found, source, run.parent, **options) as opened:
         phases.finetune(opened, entries, what, workers)
         phases.report(opened)
@@ -273,6 +275,7 @@ def assess(
     unseen: Annotated[int, typer.Option(help="Subnets in each bin that training leaves out, beside.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes of this machine; 0: this one alone.")] = 2,
     address: Address = None,
+    if_changed: IfChanged = "refuse",
 ) -> None:
     """Train subnets alone and compare: how far can the accuracy be trusted that they inherit?
 
@@ -282,7 +285,7 @@ def assess(
     run = run.resolve()
     what = phases.Assessment(bins, width, subnets, seeds, unseen)
     found, source = phases.reopened(run)
-    options = {"resume": True, "needs_weights": True, "path": run, "on_error": "FINISHED", "address": address}
+    options = _of_a_run(run, if_changed) | {"address": address}
     with phases.open_run(found, source, run.parent, **options) as opened:
         phases.assess(opened, what, workers)
 
@@ -356,6 +359,17 @@ def _load(
         name = phases.remembered(run_dir, experiment, given)[0].name
         given = [*(f"{k}={v}" for k, v in phases.recipe_settings(run_dir, name).items()), *given]
     return (phases, *phases.remembered(run_dir, experiment, given))
+
+
+def _of_a_run(run: Path, if_changed: str) -> dict[str, Any]:
+    """How a command about one run with weights opens it."""
+    return {
+        "resume": True,
+        "needs_weights": True,
+        "path": run,
+        "on_error": "FINISHED",
+        "if_changed": if_changed,
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -26,6 +26,7 @@ from nas.errors import NasError, RunError
 from nas.evaluation import SIZE_BYTES, Measure
 from nas.objectives import Objective
 from nas.quantize import CALIBRATED, DYNAMIC, AtBits, BitsOf, Quantization, bits_by_path
+from nas.rundir import file_hash
 from nas.searchers import NSGA2
 from nas.settings import describe, replaced
 from nas.skeleton import Build, LayoutsOf
@@ -124,6 +125,13 @@ class Experiment:
         """A supernet of one architecture, newly initialised: a plain model to be trained, at its bits."""
         return self._supernet(Space(architecture), seed)
 
+    def begun(self, architecture: Any, seed: int) -> Supernet:
+        """`alone`, with the weights that `start` gives a supernet."""
+        new = self.alone(architecture, seed)
+        if self.start is None:
+            return new
+        return new.with_weights(self.supernet().weights(architecture, quantized=False), architecture)
+
     def at_bits(self) -> AtBits:
         """The builder, whose modules know their bits."""
         return AtBits(self.build, self.bits, self.quantization)
@@ -139,8 +147,18 @@ class Experiment:
         )
 
     def example(self, batch: int = 2) -> torch.Tensor:
-        """Inputs of the task's shape, to trace and time modules with."""
-        inputs = next(iter(self.task.batches("search"))).inputs[0]
+        """Inputs of the task's shape, to trace and time modules with.
+
+        Raises:
+            RunError: the task gives several; modules are timed, searched and exported with one.
+        """
+        inputs, *others = next(iter(self.task.batches("search"))).inputs
+        if others:
+            raise RunError(
+                f"A task must give one input to be profiled, searched, assessed and exported: "
+                f"{type(self.task).__name__} gives {1 + len(others)}. Join them into one tensor, which the "
+                f"builder's module takes apart."
+            )
         return inputs[:1].expand(batch, *inputs.shape[1:]).contiguous()
 
     def costs(self) -> Any:
@@ -282,8 +300,15 @@ def check_settings(experiment: Experiment) -> Experiment:
     if experiment.tracking is not None and not isinstance(experiment.tracking, str):
         raise RunError(f"`tracking` must be MLflow's URI: got {experiment.tracking!r}.")
     _check_device(experiment.training.device)
+    _check_rule(experiment)
     _check_searcher(experiment)
     return experiment
+
+
+def _check_rule(experiment: Experiment) -> None:
+    """A rule that does not fit the space says so at its first step."""
+    recipe = experiment.training
+    recipe.subnets.at(recipe.trained(experiment.space), experiment.seed, 0, 0.0)
 
 
 def _check_device(name: str) -> None:
@@ -313,7 +338,11 @@ def _check_searcher(experiment: Experiment) -> None:
 def settings_of(experiment: Experiment) -> dict[str, Any]:
     """What an experiment is set to, as JSON data: all but data, space and code, which have hashes."""
     plain = replace(experiment, task=experiment.task.fingerprint, space=experiment.space.fingerprint)  # type: ignore[arg-type]
-    return {k: v for k, v in describe(plain).items() if k not in ("type", "features")}
+    settings = {k: v for k, v in describe(plain).items() if k not in ("type", "features")}
+    teacher = experiment.training.distillation.teacher
+    if isinstance(teacher, str) and (weights := Path(teacher) / "model.safetensors").is_file():
+        settings["training"]["distillation"]["teacher"] += f" of weights {file_hash(weights)}"
+    return settings
 
 
 def available() -> list[str]:

@@ -72,9 +72,10 @@ def replaced(settings: Any, texts: Mapping[str, str], inside: str = "") -> Any:
     for path, text in texts.items():
         name, _, rest = path.partition(".")
         if name not in fields:
+            known = ", ".join(sorted(fields)) or "none"
             raise RunError(
                 f"`--set {inside}{path}` must name a setting: {type(settings).__name__} has no `{name}`. "
-                f"It has {', '.join(sorted(fields))}."
+                f"It has {known}."
             )
         if rest:
             deeper.setdefault(name, {})[rest] = text
@@ -98,9 +99,9 @@ def _parsed(text: str, current: Any, path: str) -> Any:
     if isinstance(current, str):
         return text
     if isinstance(current, type) or (callable(current) and not dataclasses.is_dataclass(current)):
-        return _imported(text, path)
+        return _imported(text, path, current)
     if dataclasses.is_dataclass(current):
-        return _made(_imported(text, path), text, path)
+        return _made(_imported(text, path, type(current)), text, path)
     try:
         value = json.loads(text.lower() if text in ("True", "False", "None") else text)
     except ValueError:
@@ -131,14 +132,13 @@ def _made(cls: Any, text: str, path: str) -> Any:
         ) from None
 
 
-def _imported(text: str, path: str) -> Any:
+def _imported(text: str, path: str, current: Any) -> Any:
     module, _, name = text.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise RunError(
-            f"`--set {path}` must name something to import, such as nas.searchers.TPE: got {text!r} "
-            f"({error})."
+            f"`--set {path}` must name something to import, such as {_name(current)}: got {text!r} ({error})."
         ) from None
 
 

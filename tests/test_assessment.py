@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import kendalltau
 
 from nas import assessment
@@ -14,6 +16,8 @@ from nas.assessment import Assessed, close, every, figures, kendall, with_interv
 from nas.errors import RunError
 from nas.experiment import load_experiment
 from nas.phases.assess import _write, read_right, recipe_id
+from nas.phases.chosen import Assessment, Chosen
+from nas.training import Sandwich
 
 IMAGES = 1000
 
@@ -145,3 +149,36 @@ def test_what_was_trained_by_another_recipe_is_not_taken():
     other = replace(digits, training=replace(recipe, epochs=3))
     assert recipe_id(same) == recipe_id(digits) != recipe_id(other)
     assert recipe_id(replace(digits, task=digits.task.fewer(train=100))) != recipe_id(digits)
+
+
+def test_a_training_alone_is_by_the_same_recipe(tmp_path, monkeypatch):
+    """Each seed another one, in a folder from which a call that is killed goes on."""
+    phase, calls = sys.modules["nas.phases.assess"], []
+    digits, _ = load_experiment("digits", {})
+    monkeypatch.setattr(phase, "_right", lambda *_: np.ones(3, bool))
+    monkeypatch.setattr(
+        phase, "train", lambda alone, task, recipe, work, seed: calls.append((alone, recipe, work, seed))
+    )
+    one = Chosen(digits.space.smallest(), 1.0, 0, True)
+    for seed in (0, 1, 1):
+        phase._train_alone(phase.Shared(digits, tmp_path), (one, seed))
+    (first, recipe, work, seed), (second, _, other_work, other), (third, _, same_work, same) = calls
+    assert replace(recipe, threads=0) == digits.training.alone(one.architecture)
+    assert recipe.epochs == digits.training.epochs
+    assert (same_work, same) == (other_work, other)
+    assert (work != other_work, seed != other) == (True, True)
+    name = next(n for n in first.bank if n.endswith("weight") and first.bank[n].ndim > 1)
+    assert not torch.equal(first.bank[name], second.bank[name])
+    assert torch.equal(second.bank[name], third.bank[name])
+
+
+def test_how_the_supernet_was_trained_is_no_matter_to_a_training_alone():
+    digits, _ = load_experiment("digits", {})
+    sandwich = replace(digits, training=replace(digits.training, subnets=Sandwich(), project=True))
+    assert recipe_id(sandwich) == recipe_id(digits)
+
+
+@pytest.mark.parametrize(("bins", "message"), [(0, "1 or more: got 0"), (101, "100 or fewer: got 101")])
+def test_numbers_of_bins_that_are_none(bins, message):
+    with pytest.raises(RunError, match=message):
+        Assessment(bins=bins)

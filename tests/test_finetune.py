@@ -200,3 +200,63 @@ def test_from_scratch_is_the_recipe_of_the_supernet(experiment, tmp_path):
     for what in (averaged, plain):
         _train_on(what, one, lambda *_: None)
     assert best_weights(averaged, one) != best_weights(plain, one)
+
+
+def test_what_is_not_on_record_is_not_thrown_away(experiment, tmp_path, monkeypatch):
+    """A call that dies while it evaluates has all epochs in its checkpoints."""
+    architecture = experiment.space.smallest()
+    supernet = experiment.supernet()
+    run = SimpleNamespace(
+        directory=SimpleNamespace(path=tmp_path),
+        experiment=experiment,
+        supernet=supernet,
+        weights="w",
+        address=None,
+        modules=[],
+    )
+    entry = {"id": experiment.space.id(architecture), "architecture": experiment.space.to_json(architecture)}
+    trained, own = [], phase.train
+
+    def inline(objective, shared, items, *, on_end, **_):
+        for item in items:
+            told = []
+            objective(shared, item, lambda *figures, to=told: to.append(figures))
+            on_end(item, dict(zip(("epoch", "score", "core_seconds"), told[-1], strict=True)))
+
+    def counted(*arguments, **named):
+        own(*arguments, on_step=trained.append, **named)
+
+    def dies(*_):
+        raise Stop
+
+    monkeypatch.setattr(phase, "several", inline)
+    monkeypatch.setattr(phase, "train", counted)
+    for name in ("_mark", "_print"):
+        monkeypatch.setattr(phase, name, lambda *_: None)
+    what = Finetuning(epochs=2, external=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(phase, "accuracy", dies)
+        with pytest.raises(Stop):
+            phase.finetune(run, [entry], what, 1)
+    steps = len(trained)
+    (record,) = phase.finetune(run, [entry], what, 1)
+    assert len(trained) == steps
+    assert record["epochs"] == 2
+    assert {p.name for p in (tmp_path / phase.FOLDER).iterdir()} == {record["file"]}
+
+
+def test_it_is_taught_by_the_largest_at_a_share_of_the_rate(experiment, tmp_path, monkeypatch):
+    recipes, teacher = [], torch.nn.Identity()
+    distillation = replace(experiment.training.distillation, temperature=3.0)
+    hot = replace(experiment, training=replace(experiment.training, distillation=distillation))
+    monkeypatch.setattr(phase, "train", lambda alone, task, recipe, *_, **__: recipes.append(recipe))
+    what = Finetuning(epochs=4, learning_rate=0.25, external=0.3)
+    one = Shared(hot, hot.supernet(), "w", teacher, what, tmp_path)
+    for kind in (FINE_TUNED, SCRATCH):
+        _train_on(one, piece_of(hot, kind), lambda *_: None)
+    tuned, scratch = recipes
+    assert (tuned.epochs, tuned.learning_rate) == (4, 0.25 * hot.training.learning_rate)
+    assert tuned.distillation.teacher is teacher
+    assert (tuned.distillation.external, tuned.distillation.temperature) == (0.3, 3.0)
+    assert (scratch.epochs, scratch.learning_rate) == (hot.training.epochs, hot.training.learning_rate)
+    assert scratch.distillation.teacher is None

@@ -73,7 +73,8 @@ def test_texts_become_values_of_the_kind_that_is_there(path, text, wanted):
         ("inner.epochs", "3.5", "type int .now 3.: got '3.5'"),
         ("inner.on", "1", "type bool"),
         ("name.x", "3", "has none inside"),
-        ("maker", "nowhere.Thing", "something to import"),
+        ("maker", "nowhere.Thing", "something to import, such as builtins.dict: got"),
+        ("inner", "Sandwich", r"something to import, such as .*test_settings\.Inner: got 'Sandwich'"),
     ],
 )
 def test_what_does_not_fit_is_named(path, text, message):

@@ -117,9 +117,15 @@ def test_what_was_tried_otherwise_is_not_compared(tmp_path, experiment):
     fewer = replace(experiment, task=experiment.task.fewer(train=100))
     with pytest.raises(RunError, match=r"tried alike, but .*data"):
         module._require_same(fewer, Tuning(epochs=9), tmp_path)
-    other = replace(experiment, training=replace(experiment.training, ema=0.9))
-    with pytest.raises(RunError, match=r"tried alike, but .*ema"):
-        module._require_same(other, Tuning(epochs=9), tmp_path)
+    for other in (
+        replace(experiment, training=replace(experiment.training, clip=2.0)),
+        replace(experiment, seed=5),
+        replace(experiment, space=experiment.space.without("ratio", (1,))),
+    ):
+        with pytest.raises(RunError, match=r"tried alike, but .*(clip|seed|space)"):
+            module._require_same(other, Tuning(epochs=9), tmp_path)
+    aside = replace(experiment.training, checkpoint_seconds=3.0, workers=2, ema=0.9)  # not so in trials
+    module._require_same(replace(experiment, training=aside), Tuning(epochs=9), tmp_path)
 
 
 def test_rules_that_the_recipe_has_no_use_for_are_not_tried(experiment):

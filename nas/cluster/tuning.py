@@ -77,13 +77,14 @@ def tune(
         database = optuna.storages.RDBStorage(f"sqlite:///{storage}")
         done = _finished(database, optuna)
         left = samples - len(done)
+        untried = all(tried.settings != first for tried in done)  # a killed call may have left it so
         if left > 0:
             reference = ray.put(shared)
             search = OptunaSearch(
                 dict(space),
                 metric=SCORE,
                 mode="max",
-                points_to_evaluate=[first] if first is not None and not done else None,
+                points_to_evaluate=[first] if first is not None and untried else None,
                 study_name=STUDY,
                 storage=database,
                 sampler=optuna.samplers.TPESampler(seed=seed + len(done)),

@@ -59,6 +59,7 @@ __all__ = [
 
 def all_phases(run: Run, device: Device) -> list[Entry]:
     """The main job: train, profile, search, verify, report."""
+    run.experiment.example()  # a task that cannot be searched is told before it is trained on
     train_supernet(run)
     profile_device(run, device, needed=True)
     search_front(run, device)

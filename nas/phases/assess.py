@@ -31,7 +31,7 @@ from nas.rundir import write_atomically
 from nas.supernet import Supernet
 from nas.tasks import Split, Task
 from nas.threads import cpu_threads
-from nas.training import train
+from nas.training import ASIDE, train
 
 SPLIT: Split = "test"
 
@@ -84,7 +84,7 @@ def _train_alone(shared: Shared, item: tuple[Chosen, int]) -> np.ndarray:
     """Which images of `SPLIT` a subnet answers right that was trained alone, bool (images,)."""
     (subnet, seed), experiment = item, shared.experiment
     recipe = replace(experiment.training.alone(subnet.architecture), threads=1)
-    alone = experiment.alone(subnet.architecture, 1000 + seed)
+    alone = experiment.begun(subnet.architecture, 1000 + seed)
     work = shared.folder / "unfinished" / f"{subnet.id}-{seed}"
     train(alone, experiment.task, recipe, work, seed=1000 + seed)
     right = _right(alone, subnet.architecture, experiment.task)
@@ -136,15 +136,12 @@ def raw_folder(run: Path, recipe: str) -> Path:
 
 
 def recipe_id(experiment: Experiment) -> str:
-    """Of all that a training alone depends on but architecture and seed."""
-    settings = settings_of(experiment)
+    """Of all settings that a training alone depends on but architecture and seed."""
+    alone = experiment.training.alone(None)
+    settings = settings_of(replace(experiment, training=alone))
     training = {k: v for k, v in settings["training"].items() if k not in ASIDE}
     about = [training, settings["quantization"], experiment.task.fingerprint]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
-
-
-ASIDE = ("workers", "device", "threads", "keep", "checkpoint_seconds", "explosion")
-"""Settings of training that do not matter to what comes out."""
 
 
 def _file(folder: Path, subnet: Chosen, seed: int) -> Path:

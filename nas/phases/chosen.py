@@ -18,6 +18,9 @@ DRAWS = 200  # in a bin
 STEPS = 1000  # whose subnets are looked at where a rule takes few of all there are
 
 
+MOST_BINS = 100
+
+
 @dataclass(frozen=True)
 class Assessment:
     """What is assessed.
@@ -41,6 +44,8 @@ class Assessment:
         for name, least in (("bins", 1), ("subnets", 2), ("seeds", 1), ("unseen", 0)):
             if getattr(self, name) < least:
                 raise RunError(f"`--{name}` must be {least} or more: got {getattr(self, name)}.")
+        if self.bins > MOST_BINS:
+            raise RunError(f"`--bins` must be {MOST_BINS} or fewer: got {self.bins}.")
         if self.unseen == 1:
             raise RunError("`--unseen` must be 0, or 2 or more to be compared among themselves: got 1.")
         if not 0 < self.width < 1:

@@ -148,6 +148,7 @@ def finetune(run: Run, entries: Sequence[Entry], what: Finetuning, workers: int)
                 known[piece.id, piece.kind] = _record(run, piece, figures, shared)
                 records = json.dumps(list(known.values()), indent=1) + "\n"
                 write_atomically(run.directory.path / INDEX, records)
+                shutil.rmtree(shared.work(piece), ignore_errors=True)
                 if before:
                     (folder / before["file"]).unlink(missing_ok=True)
                 progress.advance(f"{piece.id} {piece.kind}: {figures['score']:.2f}")
@@ -195,12 +196,15 @@ def _teacher(run: Run, what: Finetuning) -> nn.Module | None:
 def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
     """Trains one subnet, keeps its best weights by *search*, reports that and the core-seconds."""
     experiment, what = shared.experiment, shared.what
-    alone = experiment.alone(piece.architecture, experiment.seed)
+    alone = experiment.begun(piece.architecture, experiment.seed)
     recipe = replace(experiment.training.alone(piece.architecture), threads=1)
     if piece.kind == FINE_TUNED:
         latent = shared.supernet.weights(piece.architecture, quantized=False)
         alone = alone.with_weights(latent, piece.architecture)
-        distillation = Distillation(in_place=0.0, external=what.external, teacher=shared.teacher)
+        temperature = experiment.training.distillation.temperature
+        distillation = Distillation(
+            in_place=0.0, external=what.external, teacher=shared.teacher, temperature=temperature
+        )
         rate = experiment.training.learning_rate * what.learning_rate
         recipe = replace(recipe, epochs=what.epochs, learning_rate=rate, distillation=distillation)
     work, path = shared.work(piece), shared.weights_of(piece)
@@ -228,7 +232,6 @@ def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
 
 def _record(run: Run, piece: Piece, figures: dict[str, Any], shared: Shared) -> dict[str, Any]:
     """What a training reached, with the best weights that it had."""
-    shutil.rmtree(shared.work(piece), ignore_errors=True)
     task, path = run.experiment.task, shared.weights_of(piece)
     tensors, metadata = load_tensors(path)
     alone = run.experiment.alone(piece.architecture, 0).with_state(tensors)

@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -28,11 +28,11 @@ from nas.experiment import (
 )
 from nas.objectives import Objective
 from nas.rundir import RunDirectory, file_hash
-from nas.settings import differences, parse_assignments
+from nas.settings import differences, parse_assignments, replaced
 from nas.supernet import Supernet
 from nas.tracking import Status, Tracker
 from nas.tracking.reach import check_reachable
-from nas.training import load_tensors
+from nas.training import ASIDE, load_tensors
 
 # What a run may be continued with though it was begun otherwise: none of it touches a result.
 VOLATILE = ("tracking", "search.workers", "search.retries", "training.checkpoint_seconds", "training.keep")
@@ -146,7 +146,7 @@ def open_run(
                 f"A run must not overwrite another: {directory.path} holds one. Add --resume to continue "
                 f"it, or choose another --run-dir."
             )
-        _require_same(directory, now, if_changed)
+        _require_same(directory, now, if_changed, movable=path is None)
         stored = directory.read() if directory.exists else {}
         run_id = stored.get("tracking", {}).get("run_id")
         same_place = stored.get("tracking", {}).get("uri") == uri
@@ -182,12 +182,17 @@ def reopened(path: Path | str, assignments: Sequence[str] = ()) -> tuple[Experim
 def remembered(folder: Path | str, name: str, assignments: Sequence[str]) -> tuple[Experiment, Source]:
     """The experiment `name`; a run of it in `folder` lends the settings that are not given anew."""
     given = parse_assignments(assignments)
-    experiment, source = load_experiment(name, given)
+    made_by = {k: v for k, v in given.items() if "." not in k}
+    experiment, source = load_experiment(name, made_by)
     directory = RunDirectory(Path(folder) / experiment.name)
-    if not directory.started:
-        return experiment, source
-    stored = directory.read().get("source", {}).get("set", {})
-    return load_experiment(name, stored | given) if stored else (experiment, source)
+    stored = directory.read().get("source", {}).get("set", {}) if directory.started else {}
+    kept = {k: v for k, v in stored.items() if not any(k.startswith(f"{path}.") for path in given)}
+    wanted = kept | given
+    inside = {k: v for k, v in wanted.items() if "." in k}
+    if wanted.keys() - inside.keys() == made_by.keys():  # need not be made again, which may take a while
+        experiment = check_settings(replaced(experiment, inside))
+        return experiment, replace(source, settings={**source.settings, **inside})
+    return load_experiment(name, wanted)
 
 
 def _lies_in(folder: Path, module: ModuleType) -> bool:
@@ -235,19 +240,34 @@ def _choose(folder: Path, name: str, now: dict[str, Any], if_changed: IfChanged)
     return path
 
 
-def _require_same(directory: RunDirectory, now: dict[str, Any], if_changed: IfChanged) -> None:
-    changes = _changes(directory, now) if directory.exists else []
-    final = [c for c in changes if c in (OTHER_SPACE, OTHER_DATA)] if directory.started else []
-    if final and if_changed == "continue":
+def _require_same(directory: RunDirectory, now: dict[str, Any], if_changed: IfChanged, movable: bool) -> None:
+    """`movable`: whether another directory may be begun instead."""
+    if not movable and if_changed == "new":
         raise RunError(
-            f"{directory.path} must be continued with its own space and data, but {'; '.join(final)}. "
-            f"Add --if-changed new, which begins another directory."
+            f"`--if-changed` must be refuse or continue for a command about {directory.path} itself: got new."
+        )
+    changes = _changes(directory, now) if directory.exists else []
+    final = [c for c in changes if _is_final(c, directory)] if directory.started else []
+    if final and if_changed == "continue":
+        remedy = "Add --if-changed new, which begins another directory." if movable else "Undo that."
+        raise RunError(
+            f"{directory.path} must be continued with its own space and data, and with the recipe of its "
+            f"supernet, but {'; '.join(final[:5])}. {remedy}"
         )
     if changes and if_changed == "refuse" and directory.started:
+        new = "--if-changed new (a new directory) or " if movable else ""
         raise RunError(
             f"{directory.path} must be continued as it was begun, but {'; '.join(changes[:5])}. Undo that, "
-            f"or add --if-changed new (a new directory) or --if-changed continue (you know why)."
+            f"or add {new}--if-changed continue (you know why)."
         )
+
+
+def _is_final(change: str, directory: RunDirectory) -> bool:
+    """Whether a run cannot go on in spite of it: that of a recipe counts once the weights are there."""
+    setting = change.partition(" ")[0]
+    if setting.startswith(("training.", "quantization.")) and directory.weights.exists():
+        return setting.removeprefix("training.") not in ASIDE
+    return change in (OTHER_SPACE, OTHER_DATA)
 
 
 def _changes(directory: RunDirectory, now: dict[str, Any]) -> list[str]:

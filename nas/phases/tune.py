@@ -25,7 +25,7 @@ from nas.experiment import Experiment, settings_of
 from nas.phases.run import Run
 from nas.rundir import RunDirectory, write_atomically
 from nas.settings import differences, replaced
-from nas.training import OneBatch, Progressive, Sandwich, SinglePath, train
+from nas.training import ASIDE, OneBatch, Progressive, Sandwich, SinglePath, train
 
 SUFFIX = "-tune"
 RECIPE = "recipe.json"
@@ -184,8 +184,11 @@ def _require_same(experiment: Experiment, tuning: Tuning, folder: Path) -> None:
         RunError: what was tried before had other epochs, data or settings.
     """
     path = folder / BEGUN
-    about = {"epochs": tuning.epochs, "data": experiment.task.fingerprint}
-    now = json.loads(json.dumps(about | {"training": settings_of(experiment)["training"]}))
+    settings = settings_of(experiment)
+    training = {name: value for name, value in settings["training"].items() if name not in (*ASIDE, "ema")}
+    about = {"epochs": tuning.epochs, "data": experiment.task.fingerprint, "training": training}
+    about |= {name: settings[name] for name in ("space", "quantization", "seed")}
+    now = json.loads(json.dumps(about))
     if (folder / STORAGE).exists() and path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = list(differences(before, now))

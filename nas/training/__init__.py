@@ -7,7 +7,7 @@ from nas.training.group import Alone, Distributed, Group
 from nas.training.heap import frozen_heap
 from nas.training.loop import Epoch, train
 from nas.training.optimizer import SlicedAdamW
-from nas.training.recipe import Recipe
+from nas.training.recipe import ASIDE, Recipe
 from nas.training.subnets import (
     BoundedJumps,
     CostBalanced,
@@ -21,6 +21,7 @@ from nas.training.subnets import (
 )
 
 __all__ = [
+    "ASIDE",
     "Alone",
     "BoundedJumps",
     "Checkpoints",

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.nn.functional import all_reduce
 
 
 class Group(Protocol):
@@ -17,6 +18,9 @@ class Group(Protocol):
     def add_up(self, tensors: list[Tensor]) -> None:
         """Replaces each tensor by its sum over all processes."""
 
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes; gradients reach it in each of them."""
+
 
 class Alone:
     """One process."""
@@ -25,6 +29,9 @@ class Alone:
 
     def add_up(self, tensors: list[Tensor]) -> None:
         return None
+
+    def total(self, tensor: Tensor) -> Tensor:
+        return tensor
 
 
 class Distributed:
@@ -39,3 +46,7 @@ class Distributed:
         distributed.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view(tensor.shape))
+
+    def total(self, tensor: Tensor) -> Tensor:
+        summed: Tensor = all_reduce(tensor)
+        return summed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,10 @@ class Guard:
 
     def _problem(self, law: str, value: float, step: int, architecture: Any) -> RunError:
         aside = ""
-        if self._unproven is not None and self._unproven.exists():
-            ruined = self._unproven.rename(f"{self._unproven}{RUINED}")
-            aside = f", and what led here is put aside as {ruined.name}"
+        if self._unproven is not None:
+            with suppress(FileNotFoundError):  # another process may have put it aside, or not written it yet
+                ruined = self._unproven.rename(f"{self._unproven}{RUINED}")
+                aside = f", and what led here is put aside as {ruined.name}"
         kept = self.good is not None and self.good.exists()  # `keep` may have been 1
         good = f"The last good checkpoint is {self.good}" if kept else "There is no good checkpoint"
         where = self.folder / DIVERGED

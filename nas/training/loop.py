@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.errors import RunError
+from nas.architecture import architecture_id
+from nas.errors import NasError, RunError
 from nas.supernet import Box, Supernet
 from nas.tasks import Batch, Tally, Task
 from nas.threads import cpu_threads
+from nas.training.batch_norm import synchronised
 from nas.training.checkpoint import Checkpoints, save_tensors
 from nas.training.distillation import Features, feature_loss
 from nas.training.feed import Feed, moved, share
@@ -252,7 +255,7 @@ class _Training:
         for i, architecture in enumerate(architectures):
             boxes = self.supernet.boxes(architecture)
             slices = self.supernet.slices(boxes)
-            with self._autocast(), self._features(architecture) as features:
+            with self._running(architecture, batch, count), self._features(architecture) as features:
                 answer = self.supernet(architecture, *batch.inputs, train=True, slices=slices)
                 label_loss = self.task.loss(answer, batch)
                 self._note_nothing(answer, batch)
@@ -302,7 +305,7 @@ class _Training:
             boxes = self.supernet.boxes(architecture)
             slices = self.supernet.slices(boxes)
             outside = self._teacher_answer(part)
-            with self._autocast():
+            with self._running(architecture, part, count):
                 answer = self.supernet(architecture, *part.inputs, train=True, slices=slices)
                 label_loss = self.task.loss(answer, part)
                 self._note_nothing(answer, part)
@@ -331,6 +334,22 @@ class _Training:
         with torch.no_grad(), self._autocast():
             answer: Tensor = self.teacher(*batch.inputs)
         return answer
+
+    @contextmanager
+    def _running(self, architecture: Any, batch: Batch, count: int) -> Iterator[None]:
+        """What a subnet runs in, on `count` images of this process; errors of the module or the task become
+        one that says where they came up."""
+        try:
+            with synchronised(self.group, counts=count > 0), self._autocast():
+                yield
+        except NasError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(tuple(x.shape)) for x in batch.inputs)
+            raise RunError(
+                f"The module of architecture {architecture_id(architecture)} and the loss must work for "
+                f"inputs {shapes}, but at step {self.step}{_place(error)}: {type(error).__name__}: {error}"
+            ) from error
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
@@ -402,6 +421,13 @@ class _Training:
         path = self.folder / "history.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         path.write_text("".join(lines[:epochs]))
+
+
+def _place(error: Exception) -> str:
+    """The innermost line that is not a library's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    return f", {own[-1].filename} line {own[-1].lineno}" if own else ""
 
 
 def _gather(boxes: Mapping[str, Box], slices: Mapping[str, Tensor], gradients: Gradients) -> None:

@@ -16,6 +16,9 @@ from nas.training.distillation import Distillation
 from nas.training.optimizer import Group
 from nas.training.subnets import Only, SinglePath, Subnets
 
+ASIDE = ("workers", "device", "threads", "keep", "checkpoint_seconds", "explosion")
+"""Settings of a recipe that do not matter to what comes out."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -133,9 +136,9 @@ class Recipe:
         """How each parameter is updated; `names` says which are matrices.
 
         Raises:
-            RunError: a pattern of `rates` that fits none of them.
+            RunError: a pattern of `rates` that fits none of them (one architecture alone may lack it).
         """
-        for pattern, _ in self.rates:
+        for pattern, _ in self.rates if not isinstance(self.subnets, Only) else ():
             if not any(re.fullmatch(pattern, name) for name in names):
                 raise RunError(
                     f"`training.rates` must fit whole names of parameters, such as {min(names)}: {pattern!r} "

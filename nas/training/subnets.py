@@ -102,7 +102,7 @@ class Nested(Subnets):
 
     def __post_init__(self) -> None:
         if self.rest not in ("largest", "random"):
-            raise RunError(f"`rest` must be 'largest' or 'random': got {self.rest!r}.")
+            raise RunError(f"`training.subnets.rest` must be 'largest' or 'random': got {self.rest!r}.")
 
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
         largest = self.rest == "largest"
@@ -209,14 +209,16 @@ class Progressive(Subnets):
     def __post_init__(self) -> None:
         _require_count("random", self.random, 1)
         if not 0 < self.share <= 1:
-            raise RunError(f"`share` must be above 0 and at most 1: got {self.share}.")
+            raise RunError(f"`training.subnets.share` must be above 0 and at most 1: got {self.share}.")
 
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
         largest = space.largest()
-        if space.genes and not any(_ending(space, phase) for phase in self.phases):
-            known = ", ".join(sorted({gene.name.rpartition(".")[2] for gene in space.genes}))
+        empty = [phase for phase in self.phases if not _ending(space, phase)]
+        if space.genes and empty and (self.phases != PHASES or len(empty) == len(PHASES)):
+            known = ", ".join(sorted({_last(gene.name) for gene in space.genes}))
             raise RunError(
-                f"`phases` must name choices of the space, of which there are {known}: got {self.phases}."
+                f"`training.subnets.phases` must name choices of the space, of which there are {known}: "
+                f"{empty[0]} names none."
             )
         begun = int(progress / self.share * (len(self.phases) + 1))
         if begun == 0:
@@ -313,7 +315,8 @@ def _named(space: Space, name: str) -> list[int]:
     if not found:
         names = sorted({_last(gene.name) for gene in space.genes})
         raise RunError(
-            f"`gene` must end the name of a choice of the space: got {name!r} among {', '.join(names)}."
+            f"`training.subnets.gene` must end the name of a choice of the space: got {name!r} among "
+            f"{', '.join(names)}."
         )
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import nn
 from training.small import (
     RECIPE,
     Stop,
@@ -21,11 +22,18 @@ from training.small import (
 from nas.cluster import train_parallel
 from nas.cluster.local import connect
 from nas.errors import RunError
+from nas.space import Space, oneof
+from nas.supernet import Supernet
 from nas.tasks import Mix
 from nas.training import Sandwich, Subnets, train
 
 RECIPE = replace(RECIPE, epochs=2)
 HERE = [sys.modules[__name__]]  # workers cannot import tests
+
+
+@dataclass(frozen=True)
+class Widths:
+    width: int
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +106,9 @@ class Deadly(Subnets):
     teaches = True
 
     def at(self, space, seed, step, progress):
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() == 0:
+            with open(f"{self.marker}-steps", "a") as steps:
+                steps.write(f"{step}\n")
         if step == self.step and torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
             try:
                 os.close(os.open(self.marker, os.O_CREAT | os.O_EXCL))
@@ -118,8 +129,40 @@ def test_a_process_that_dies_changes_nothing(ray, task, tmp_path):
     ).state()
     assert (tmp_path / "died").exists()
     assert [e.epoch for e in epochs] == [1, 2]
+    steps = [int(line) for line in (tmp_path / "died-steps").read_text().split()]
+    assert steps.count(0) == 1  # it went on from a checkpoint
+    assert steps.count(4) == 2
     for name, tensor in whole.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+class Normed(nn.Module):
+    """Batch norms over images and over rows."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.norm = nn.Conv2d(1, width, 3, bias=False), nn.BatchNorm2d(width)
+        self.rows, self.down = nn.BatchNorm1d(width, affine=False), nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.down(self.rows(self.norm(self.up(x)).relu().mean((2, 3))))
+
+
+def build_normed(architecture: Widths) -> Normed:
+    return Normed(architecture.width)
+
+
+def test_batch_norms_see_the_batches_of_all(ray, task, tmp_path):
+    """The last batch of an epoch has 5 images, 3 and 2 for each."""
+    odd = replace(task, splits=dict(task.splits) | {"train": task.splits["train"][:37]})
+    supernet = Supernet(build_normed, Space(Widths(oneof(8, 16))))
+    start = {name: tensor.clone() for name, tensor in supernet.state().items()}
+    recipe = replace(RECIPE, explosion=1e9)
+    whole = train(supernet, odd, recipe, tmp_path / "whole").state()
+    other = supernet.with_state(start)
+    two = train_parallel(other, odd, replace(recipe, workers=2), tmp_path / "two", by_value=HERE).state()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 class Broken(Subnets):

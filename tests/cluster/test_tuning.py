@@ -52,6 +52,13 @@ def test_the_best_of_all_that_was_tried(tmp_path):
     assert len(told) == 8
 
 
+def test_the_first_is_tried_though_a_call_before_was_killed_in_it(tmp_path):
+    options = {"longest": 9, "by_value": HERE}
+    tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=1, **options)
+    found = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=2, first=FIRST, **options)
+    assert FIRST in [t.settings for t in found]
+
+
 def test_nothing_that_works_is_an_error(tmp_path):
     with pytest.raises(RunError, match="must reach a score, but none of 2 did"):
         tune(fails, None, SPACE, tmp_path / "b.db", samples=2, longest=2, by_value=HERE)

@@ -164,6 +164,24 @@ class TestRunDirectory:
         nas("train", "digits", "--resume", "--if-changed", "new", "--run-dir", folder, *small)
         assert (folder / "digits-2" / "supernet" / "model.safetensors").exists()
 
+    def test_the_recipe_of_trained_weights_stays(self, nas, finished_copy):
+        """What else would "trained by the same recipe" mean?"""
+        folder, go_on = finished_copy.parent, ("--resume", "--if-changed", "continue")
+        found = refused(nas, "train", "digits", "--run-dir", folder, *go_on, "--set", "training.epochs=9")
+        assert (
+            "with the recipe of its supernet, but training.epochs was 2, is 9. Add --if-changed new" in found
+        )
+        nas("train", "digits", "--run-dir", folder, *go_on, "--set", "training.keep=9")
+
+    def test_a_changed_file_does_not_block_what_comes_after(self, nas, finished_copy):
+        directory = RunDirectory(finished_copy)
+        directory.update(source=directory.read()["source"] | {"sha256": "0" * 64})
+        one = directory.read_front()[0]["id"]
+        export = ("export", finished_copy, "--id", one, "--format", "safetensors")
+        assert "Undo that, or add --if-changed continue" in refused(nas, *export)
+        assert "must be refuse or continue" in refused(nas, *export, "--if-changed", "new")
+        nas(*export, "--if-changed", "continue")
+
     def test_one_in_use_is_refused(self, nas, finished_copy):
         with RunDirectory(finished_copy).lock():
             found = refused(nas, "run", "digits", "--resume", "--run-dir", finished_copy.parent)

@@ -108,7 +108,9 @@ class TestNested:
     def test_a_choice_that_is_not_there(self, space):
         with pytest.raises(RunError, match=r"the name of a choice of the space: got 'rtio' among .*ratio"):
             Nested("rtio").at(space, 0, 0, 0)
-        with pytest.raises(RunError, match="`rest` must be 'largest' or 'random': got 'smallest'"):
+        with pytest.raises(
+            RunError, match=r"`training\.subnets\.rest` must be 'largest' or 'random': got 'smallest'"
+        ):
             Nested(rest="smallest")
 
 
@@ -161,10 +163,10 @@ class _WithBins(SinglePath):
 
 
 def test_phases_that_open_nothing_are_refused(space):
-    with pytest.raises(
-        RunError, match=r"`phases` must name choices of the space, of which there are .*ratio"
-    ):
-        Progressive((("kernl",),)).at(space, 0, 0, 0.5)
+    for phases in ((("kernl",),), (("ratio",), ("kernl",))):
+        with pytest.raises(RunError, match=r"phases` must name choices .*ratio.*\('kernl',\) names none"):
+            Progressive(phases).at(space, 0, 0, 0.5)
+    Progressive().at(space, 0, 0, 0.5)  # of the default ones not every space has all
 
 
 class TestProgressive:
@@ -198,7 +200,7 @@ class TestProgressive:
         (lambda: OneBatch(0), "`training.subnets.count` must be a whole number, 1 or more: got 0"),
         (lambda: CostBalanced(COST, bins=0), "`training.subnets.bins` must be"),
         (lambda: BoundedJumps(COST, bins=2.0), "`training.subnets.bins` must be"),
-        (lambda: Progressive(share=0), "`share` must be above 0"),
+        (lambda: Progressive(share=0), "`training.subnets.share` must be above 0"),
     ],
 )
 def test_numbers_that_are_none(make, message):

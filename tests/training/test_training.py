@@ -44,6 +44,7 @@ from nas.training import (
     train,
 )
 from nas.training.feed import Feed
+from nas.training.loop import _Training
 from search_spaces import hierarchical
 
 
@@ -194,6 +195,7 @@ def test_rates_that_fit_no_parameter(task, supernet, tmp_path):
     with pytest.raises(RunError, match=r"fit whole names of parameters, such as .*: 'stme\\..*' fits none"):
         train(supernet, task, replace(RECIPE, rates=((r"stme\..*", 0.1),)), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    Recipe(rates=(("nowhere.*", 0.5),)).alone(None).groups({"here": True})  # which may lack that block
 
 
 def test_only_matrices_decay(supernet):
@@ -428,6 +430,16 @@ def test_batches_that_are_not_counted_right_are_named(task, supernet, tmp_path, 
         train(supernet, task, RECIPE, tmp_path)
 
 
+def test_errors_of_the_module_say_where(task, supernet, tmp_path, monkeypatch):
+    def loss(self, answer, batch):
+        raise ValueError("too few values")
+
+    monkeypatch.setattr(type(task), "loss", loss)
+    message = r"architecture \w+ and the loss must work for inputs \(32, 1, 8, 8\), but at step 0, "
+    with pytest.raises(RunError, match=message + r".*test_training\.py line \d+: ValueError: too few values"):
+        train(supernet, task, RECIPE, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("settings", "batch", "message"),
     [
@@ -528,6 +540,14 @@ class TestCheckpoints:
             on_weights=lambda epoch, weights: again.append((epoch, equal(weights, seen[epoch]))),
         )
         assert again == [(2, True), (3, True)]
+
+    def test_an_explosion_is_measured_by_the_first_steps_of_all(self, task, supernet, tmp_path):
+        with pytest.raises(Stop):
+            train(supernet, task, RECIPE, tmp_path, on_step=stop_at_step(7))
+        resumed = _Training(copy_of(supernet), task, RECIPE, tmp_path, 0, Alone())
+        first = json.loads((tmp_path / "history.jsonl").read_text().split("\n")[0])
+        assert len(resumed.guard.begin) == 7
+        assert sum(resumed.guard.begin[:3]) / 3 == pytest.approx(first["loss"])
 
     def test_equal_states_are_equal_files(self, tmp_path):
         for i in range(20):

@@ -1,0 +1,69 @@
+"""Batch norms of several processes, which see one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from nas.training.group import Group
+
+
+def synchronised(group: Group, counts: bool) -> AbstractContextManager[Any]:
+    """Inside, `F.batch_norm` of training takes mean and variance over the inputs of all processes, and
+    gradients go through both: two processes at half the batch are one (PyTorch's own SyncBatchNorm does not
+    run on CPUs). Running statistics stay as they are.
+
+    Args:
+        counts: whether the inputs of this process are part of the batch.
+    """
+    return _OverAll(group, counts) if group.size > 1 else nullcontext()
+
+
+class _OverAll(TorchFunctionMode):
+    def __init__(self, group: Group, counts: bool) -> None:
+        super().__init__()
+        self.group, self.counts = group, counts
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is F.batch_norm:
+            return self._batch_norm(func, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        func: Callable[..., Tensor],
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """(B, C, …) to the same shape."""
+        if not training:
+            return func(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        axes, inputs = [axis for axis in range(x.ndim) if axis != 1], x.float()
+        number = inputs.new_tensor([x.numel() / x.shape[1]])
+        sums = torch.cat([inputs.sum(axes), inputs.square().sum(axes), number])
+        totals = self.group.total(sums * float(self.counts))
+        mean, square = (totals[:-1] / totals[-1]).chunk(2)
+        scale = ((square - mean.square()).clamp(min=0) + eps).rsqrt()
+        if weight is not None:
+            scale = scale * weight
+        shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
+        normed = (inputs - mean.view(shape)) * scale.view(shape)
+        return (normed if bias is None else normed + bias.view(shape)).to(x.dtype)

@@ -1,0 +1,123 @@
+"""Experiments: what cannot work is told early, and what is given reaches where it belongs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from training.small import made_up_task
+
+from nas.cli import _load
+from nas.errors import RunError
+from nas.experiment import Experiment, check_settings, settings_of
+from nas.phases import remembered
+from nas.tasks import Batch
+from nas.training import Distillation, Nested, OneBatch, Recipe, Sandwich
+from search_spaces import hierarchical
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    task = made_up_task()
+    space = hierarchical.space(task, widths=((8, 16),), depths=(1, 2))
+    return Experiment("small", task, space, hierarchical.build)
+
+
+class Two:
+    """A task with two inputs."""
+
+    def batches(self, split):
+        yield Batch((torch.zeros(4, 3), torch.zeros(4, 5)), torch.zeros(4))
+
+
+def test_a_task_with_several_inputs_is_told_before_it_is_trained_on(experiment):
+    one = replace(experiment, task=Two())
+    with pytest.raises(RunError, match=r"must give one input to be profiled, .*: Two gives 2\. Join them"):
+        one.example()
+    phases = importlib.import_module("nas.phases")
+    with pytest.raises(RunError, match="must give one input"):
+        phases.all_phases(SimpleNamespace(experiment=one), one.devices[0])
+
+
+def test_a_rule_that_does_not_fit_the_space_is_told_before_a_run_begins(experiment):
+    check_settings(experiment)
+    wrong = replace(experiment, training=Recipe(subnets=Nested("rato")))
+    with pytest.raises(RunError, match=r"`training\.subnets\.gene` must end the name .*: got 'rato'"):
+        check_settings(wrong)
+
+
+def test_a_training_alone_begins_as_the_supernet_did(experiment):
+    """With the weights of a checkpoint, where `start` gives such."""
+    architecture = experiment.space.smallest()
+
+    def filled(supernet):
+        return supernet.with_state({n: torch.full_like(t, 0.5) for n, t in supernet.state().items()})
+
+    started = replace(experiment, start=filled).begun(architecture, 0)
+    assert all((tensor == 0.5).all() for tensor in started.state().values())
+    plain = experiment.begun(architecture, 0)
+    assert all(torch.equal(plain.bank[n], t) for n, t in experiment.alone(architecture, 0).bank.items())
+
+
+def test_another_export_in_the_teachers_folder_is_another_setting(experiment, tmp_path):
+    taught = Recipe(distillation=Distillation(external=0.5, teacher=str(tmp_path)))
+    one, found = replace(experiment, training=taught), []
+    for weights in (None, b"a", b"b"):
+        if weights:
+            (tmp_path / "model.safetensors").write_bytes(weights)
+        found.append(json.dumps(settings_of(one)["training"]))
+    assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_train_where_there_are_several(experiment, tmp_path, monkeypatch, workers):
+    phase, called = importlib.import_module("nas.phases.train"), []
+    for name in ("train", "train_parallel"):
+        monkeypatch.setattr(phase, name, lambda *_, name=name, **__: called.append(name))
+    run = SimpleNamespace(
+        experiment=replace(experiment, training=Recipe(epochs=1, workers=workers)),
+        directory=SimpleNamespace(weights=tmp_path / "none", supernet=tmp_path),
+        untrained=experiment.supernet(),
+        address=None,
+        modules=[],
+    )
+    phase.train_supernet(run)
+    assert called == [["train", "train_parallel"][workers - 1]]
+
+
+# --- settings that were given before --------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Of which `digits` was begun with a sandwich of one random subnet."""
+    directory = tmp_path / "digits"
+    (directory / "supernet").mkdir(parents=True)
+    given = {"training.subnets": "nas.training.Sandwich", "training.subnets.random": "1", "seed": "7"}
+    (directory / "experiment.json").write_text(json.dumps({"source": {"set": given}}))
+    return tmp_path
+
+
+def test_what_was_given_before_counts_still(runs):
+    found, _ = remembered(runs, "digits", ["training.subnets.random=3"])
+    assert (found.training.subnets, found.seed) == (Sandwich(random=3), 7)
+
+
+def test_another_rule_does_not_get_the_settings_of_the_one_before(runs):
+    found, _ = remembered(runs, "digits", ["training.subnets=nas.training.OneBatch"])
+    assert (found.training.subnets, found.seed) == (OneBatch(), 7)
+
+
+def test_a_recipe_that_was_tuned_is_used(runs):
+    (runs / "digits-tune").mkdir()
+    best = {"settings": {"training.learning_rate": 0.01, "training.subnets": "nas.training.OneBatch"}}
+    (runs / "digits-tune" / "recipe.json").write_text(json.dumps(best))
+    _, found, _ = _load("digits", ["training.clip=2.0"], runs, recipe=True)
+    assert (found.training.learning_rate, found.training.subnets) == (0.01, OneBatch())
+    assert found.training.clip == 2.0
+    _, plain, _ = _load("digits", None, runs)
+    assert plain.training.subnets == Sandwich(random=1)
