@@ -1,0 +1,26 @@
+"""A recipe is found from the command line, and used."""
+
+from __future__ import annotations
+
+import json
+
+from spine.conftest import least
+
+
+def test_a_recipe_is_tuned_and_used(nas, tmp_path):
+    folder = ("--run-dir", tmp_path)
+    tuning = ("tune", "digits", *folder, "--epochs", 1, "--workers", 1)
+    done = nas(*tuning, "--samples", 1)
+    found = json.loads((tmp_path / "digits-tune" / "recipe.json").read_text())
+    assert f"Use it with: nas run digits --recipe --run-dir {tmp_path}" in done.stdout
+    assert found["trials"][0]["settings"] == found["default"] == found["settings"]
+    assert found["trials"][0]["core_seconds"] > 0
+    nas(*tuning, "--samples", 2)
+    assert len(json.loads((tmp_path / "digits-tune" / "recipe.json").read_text())["trials"]) == 2
+
+    path = tmp_path / "digits-tune" / "recipe.json"
+    path.write_text(json.dumps(found | {"settings": {"training.weight_decay": 0.0123}}))
+    nas("train", "digits", "--recipe", *folder, *least())
+    stored = json.loads((tmp_path / "digits" / "experiment.json").read_text())
+    assert stored["settings"]["training"]["weight_decay"] == 0.0123
+    nas("train", "digits", "--resume", *folder)  # it is remembered
