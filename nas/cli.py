@@ -192,7 +192,7 @@ def export(
         )
     elif where or best:
         raise NasError("`--id` names one point, so --where and --best must not stand beside it.")
-    found, source = phases.reopened(run)
+    found, source = phases.reopened(run, if_changed=if_changed)
     options = _of_a_run(run, if_changed)
     with phases.open_run(found, source, run.parent, **options) as opened:
         entry = chosen or phases.entry_of(opened, architecture_id, device)
@@ -258,7 +258,7 @@ def finetune(
     directory = importlib.import_module("nas.rundir").RunDirectory(run)
     directory.read()
     entries = phases.entries_where(directory.read_front(), where or (), device)
-    found, source = phases.reopened(run)
+    found, source = phases.reopened(run, if_changed=if_changed)
     options = _of_a_run(run, if_changed) | {"address": address}
     with phases.open_run(found, source, run.parent, **options) as opened:
         phases.finetune(opened, entries, what, workers)
@@ -284,7 +284,7 @@ def assess(
     phases = importlib.import_module("nas.phases")
     run = run.resolve()
     what = phases.Assessment(bins, width, subnets, seeds, unseen)
-    found, source = phases.reopened(run)
+    found, source = phases.reopened(run, if_changed=if_changed)
     options = _of_a_run(run, if_changed) | {"address": address}
     with phases.open_run(found, source, run.parent, **options) as opened:
         phases.assess(opened, what, workers)

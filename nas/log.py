@@ -80,6 +80,9 @@ class TrialLog:
         return trial
 
 
+NEEDED = ("id", "search", "number", "state", "architecture")
+
+
 def read_raw(path: Path | str) -> list[dict[str, Any]]:
     """The finished lines of a log as plain dictionaries: for onlookers, who have no space.
 
@@ -96,10 +99,12 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path}:{number}"
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _bad_line(where, str(error)) from error
         if not isinstance(record, dict):
             raise _bad_line(where, f"it holds {record!r}")
+        if missing := [name for name in NEEDED if name not in record]:
+            raise _bad_line(where, f"it has no `{missing[0]}`")
         yield where, record
 
 

@@ -18,6 +18,7 @@ from nas.errors import RunError
 from nas.log import read_raw
 from nas.objectives import Objective, as_costs
 from nas.pareto import Front, Scale, nondominated
+from nas.rundir import RunDirectory
 
 Record = dict[str, Any]
 Point = tuple[float, float]
@@ -122,7 +123,7 @@ def read_run(run_dir: Path | str) -> RunView:
         experiment=_read_json(path / "experiment.json", {}),
         devices={p.stem: _read_json(p, {}) for p in sorted((path / "devices").glob("*.json"))},
         trials=read_raw(log) if log.exists() else [],
-        front=_read_json(path / "front.json", []),
+        front=RunDirectory(path).read_front(),
         history=_read_history(history) if history.exists() else [],
     )
 
@@ -234,7 +235,7 @@ def _read_json(path: Path, missing: Any) -> Any:
         return missing
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} must be JSON, but {error}. Run the phase that writes it again.") from None
 
 

@@ -32,6 +32,31 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
+def _fault(entry: Any) -> str | None:
+    """What an entry of front.json lacks."""
+    if not isinstance(entry, Mapping):
+        return f"an entry is {entry!r}"
+    if not ID.fullmatch(str(entry.get("id"))):
+        return f"an id, of which paths are made, is {entry.get('id')!r} and not 12 hex digits"
+    kinds = {"device": str, "search": str, "weights": str, "front": bool, "architecture": Mapping}
+    for name, kind in (kinds | {"objectives": Mapping, "test": Mapping}).items():
+        if not isinstance(entry.get(name), kind) or entry[name] == {}:
+            return f"`{name}` of {entry['id']} is {entry.get(name)!r}"
+    for name, values in entry["objectives"].items():
+        if not isinstance(values, Mapping) or not all(map(_is_number, values.values())):
+            return f"`{name}` of {entry['id']} is {values!r}"
+        if "measured" not in values:
+            return f"`{name}` of {entry['id']} was not measured"
+    for name, value in {**entry["test"], "drift": entry.get("drift")}.items():
+        if not all(map(_is_number, value if isinstance(value, list) else [value])):
+            return f"`{name}` of {entry['id']} is {value!r}"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
 ID = re.compile(r"[0-9a-f]{12}")
 """The name of an architecture."""
 
@@ -74,15 +99,19 @@ class RunDirectory:
             write_atomically(self.path / "experiment.py", file.read_text(encoding="utf-8"))
 
     def read_front(self) -> list[dict[str, Any]]:
-        entries = list(self._json("front.json")) if self.front.exists() else []
-        for entry in entries:
-            if not (isinstance(entry, Mapping) and ID.fullmatch(str(entry.get("id")))):
-                found = entry.get("id") if isinstance(entry, Mapping) else entry
-                raise RunError(
-                    f"{self.front} must hold entries whose id is 12 hex digits, of which paths are made: got "
-                    f"{found!r}. Remove the file and verify again."
-                )
-        return entries
+        """front.json, of whose entries all that the package looks at is there.
+
+        Raises:
+            RunError: it is not.
+        """
+        entries = self._json("front.json") if self.front.exists() else []
+        faults = map(_fault, entries) if isinstance(entries, list) else ["it is no list"]
+        if fault := next(filter(None, faults), None):
+            raise RunError(
+                f"{self.front} must hold what `nas verify` writes, but {fault}. Remove the file and verify "
+                f"again."
+            )
+        return list(entries)
 
     def write_front(self, entries: Sequence[Mapping[str, Any]]) -> None:
         write_atomically(self.front, json.dumps(list(entries), indent=1) + "\n")
@@ -113,9 +142,9 @@ class RunDirectory:
         path = self.path / name
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(
                 f"{self.path} must be a run directory, but has no {name}. `nas run EXPERIMENT` makes one."
             ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path} must be JSON, but {error}. Restore it, or start a new run.") from None

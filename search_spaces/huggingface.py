@@ -147,7 +147,10 @@ def _built(config: HierarchicalConfig) -> nn.Module:
         raise ExportError(
             f"The config of a model must hold a HierarchicalTransformer: got {to_json(architecture)!r}."
         )
-    return with_header(build(architecture), config.bits)
+    try:
+        return with_header(build(architecture), config.bits)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"The config of a model must hold bits as they were noted, but {error}.") from error
 
 
 AutoConfig.register(HierarchicalConfig.model_type, HierarchicalConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from dataclasses import replace
@@ -14,7 +15,7 @@ from training.small import made_up_task
 from nas.cli import _load
 from nas.errors import RunError
 from nas.experiment import Experiment, check_settings, settings_of
-from nas.phases import remembered
+from nas.phases import remembered, reopened
 from nas.tasks import Batch
 from nas.training import Distillation, Nested, OneBatch, Recipe, Sandwich
 from search_spaces import hierarchical
@@ -121,3 +122,21 @@ def test_a_recipe_that_was_tuned_is_used(runs):
     assert found.training.clip == 2.0
     _, plain, _ = _load("digits", None, runs)
     assert plain.training.subnets == Sandwich(random=1)
+
+
+# --- files that run directories name --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["beside it", "in it"])
+def test_what_a_run_directory_names_is_not_run_unseen(tmp_path, where):
+    """A file that has changed since, or that came with the directory."""
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    file = (tmp_path if where == "beside it" else run) / "mine.py"
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    digest = "0" * 64 if where == "beside it" else hashlib.sha256(file.read_bytes()).hexdigest()
+    source = {"name": "mine", "path": str(file), "sha256": digest, "set": {}}
+    (run / "experiment.json").write_text(json.dumps({"source": source}))
+    with pytest.raises(RunError, match=r"has changed, and was not run|by a file outside of it"):
+        reopened(run)
+    assert not (tmp_path / "ran").exists()

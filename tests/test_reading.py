@@ -18,6 +18,7 @@ from nas.reading import (
     staircase,
     title,
 )
+from nas.rundir import RunDirectory
 
 ACCURACY = Objective("accuracy", "%", "maximize")
 LATENCY = Objective("latency_ms.pi4", "ms", "minimize")
@@ -66,6 +67,54 @@ def test_names_the_file_that_is_damaged(run_dir: Path, name: str) -> None:
     (run_dir / name).write_text("{]\n")
     with pytest.raises(RunError, match=name):
         read_run(run_dir)
+
+
+def changed(front, **values):
+    return [front[0] | values, *front[1:]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda front: {"a": 1}, "it is no list"),
+        (lambda front: [[1], *front], r"an entry is \[1\]"),
+        (lambda front: changed(front, id="../x"), "is '../x' and not 12 hex digits"),
+        (lambda front: changed(front, objectives={}), "`objectives` of .* is {}"),
+        (
+            lambda front: changed(front, objectives={"accuracy": {"predicted": 3}}),
+            "`accuracy` .* not meas",
+        ),
+        (lambda front: changed(front, objectives={"accuracy": {"measured": "x"}}), "`accuracy` of .* is {"),
+        (lambda front: changed(front, search=None), "`search` of .* is None"),
+        (lambda front: changed(front, test=None), "`test` of .* is None"),
+        (lambda front: changed(front, drift="a"), "`drift` of .* is 'a'"),
+        (lambda front: changed(front, architecture=[]), r"`architecture` of .* is \[\]"),
+    ],
+    ids=range(10),
+)
+def test_a_front_that_is_none_is_told(run_dir: Path, damage, message: str) -> None:
+    path = run_dir / "front.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(RunError, match=message):
+        read_run(run_dir)
+
+
+def test_what_is_nested_too_deeply_is_told(run_dir: Path) -> None:
+    for name in ("front.json", "trials.jsonl", "experiment.json"):
+        (run_dir / name).write_text("[" * 200_000 + "\n")
+        with pytest.raises(RunError, match=name):
+            read_run(run_dir)
+
+
+def test_a_trial_that_lacks_what_is_looked_at_is_told(run_dir: Path) -> None:
+    (run_dir / "trials.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(RunError, match=r"trials\.jsonl:1 must be a trial of this run, but it has no `id`"):
+        read_run(run_dir)
+
+
+def test_a_file_is_no_run_directory(run_dir: Path) -> None:
+    with pytest.raises(RunError, match=r"must be a run directory, but has no experiment\.json"):
+        RunDirectory(run_dir / "front.json").read()
 
 
 def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class TestPage:
     def test_escapes_what_comes_from_files(self, run_dir: Path) -> None:
         evil = "<script>alert(1)</script>"
         front = json.loads((run_dir / "front.json").read_text())
-        front[0]["id"] = front[0]["architecture"]["type"] = evil
+        front[0]["search"] = front[0]["architecture"]["type"] = evil
         (run_dir / "front.json").write_text(json.dumps(front))
         experiment = json.loads((run_dir / "experiment.json").read_text())
         experiment |= {"name": evil, "settings": {evil: evil}}

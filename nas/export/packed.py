@@ -48,7 +48,7 @@ def load_packed(module: nn.Module, path: Path) -> nn.Module:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if header is None:
         load_model(module, str(path))
-        return module
+        return _require_finite(module)
     module = with_header(module, header)
     kept, values = stored(module), _values(module)
     scaled = [name for name, how in kept.items() if how.bits < 16 and name in values]
@@ -59,6 +59,13 @@ def load_packed(module: nn.Module, path: Path) -> nn.Module:
         for name, value in values.items():
             value.copy_(_unpacked(name, tensors, tuple(value.shape), kept.get(name)))
     note_scales(module, {name: tensors[f"{name}{SCALES}"] for name in scaled})
+    return _require_finite(module)
+
+
+def _require_finite(module: nn.Module) -> nn.Module:
+    for name, parameter in module.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(f"`{name}` holds numbers that are not finite")
     return module
 
 

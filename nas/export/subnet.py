@@ -61,7 +61,12 @@ def export_subnet(
     evidence = evidence or Evidence.random(subnet.module, subnet.example)
     _clear(folder)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    draft.mkdir(parents=True)
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise ExportError(
+            f"{folder.parent} must be a folder that can be written to: got {error}. Make room for it."
+        ) from error
     try:
         (draft / "architecture.json").write_text(json.dumps(subnet.architecture, indent=2) + "\n")
         checks = []

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.console import console
 from nas.errors import ExportError, RunError
 from nas.evaluation import statistics
 from nas.export import DEFAULT, Evidence, Subnet, cards, export_subnet, format_of
 from nas.export.onnx import Run as Inference
+from nas.layers import Bits
 from nas.objectives import Objective
 from nas.phases.finetune import deployed
 from nas.phases.run import Run
@@ -144,7 +145,7 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
         cards=cards(
             entry,
             run=run.directory.read(),
-            bits={name: of for name, of in bits_in(module).items() if name in run.supernet.matrices()},
+            bits=listed_bits(module, run.supernet.matrices()),
             example=run.experiment.example(1),
             device=run.profile(device).describe(),
             preparation=run.experiment.task.preparation,
@@ -161,6 +162,11 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
             soft_wrap=True,
         )
     return folder
+
+
+def listed_bits(module: nn.Module, matrices: Collection[str]) -> dict[str, Bits]:
+    """What a card lists: bits of matrices, and of all else that has few."""
+    return {name: of for name, of in bits_in(module).items() if name in matrices or of != Bits()}
 
 
 def _tags(entry: Entry) -> dict[str, str]:

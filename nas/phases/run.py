@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -166,8 +167,15 @@ def open_run(
         tracker.finish("FINISHED")
 
 
-def reopened(path: Path | str, assignments: Sequence[str] = ()) -> tuple[Experiment, Source]:
-    """The experiment of an existing run directory, as it was set then."""
+def reopened(
+    path: Path | str, assignments: Sequence[str] = (), if_changed: IfChanged = "refuse"
+) -> tuple[Experiment, Source]:
+    """The experiment of an existing run directory, as it was set then.
+
+    Raises:
+        RunError: the file that makes it has changed, or lies in the run directory, which others may have
+            written; nothing of it is run then.
+    """
     stored = RunDirectory(path).read()
     source = stored.get("source", {})
     if not source.get("name"):
@@ -175,6 +183,16 @@ def reopened(path: Path | str, assignments: Sequence[str] = ()) -> tuple[Experim
             f"{path} must have been made by a file with a function `experiment()`, which gives the builder "
             f"again, but was made without. Put the experiment into such a file and run that."
         )
+    if source["path"]:
+        file = Path(source["path"]).resolve()
+        if Path(path).resolve() in file.parents:
+            raise RunError(f"{path} must be made by a file outside of it, which alone is run: got {file}.")
+        changed = file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != source.get("sha256")
+        if changed and if_changed == "refuse":
+            raise RunError(
+                f"{path} must be continued as it was begun, but {file} has changed, and was not run. Undo "
+                f"that, or add --if-changed continue (you know why)."
+            )
     settings = dict(source["set"]) | parse_assignments(assignments)
     return load_experiment(source["path"] or source["name"], settings)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from nas.devices import Device, OnnxRuntime, TorchEager
 from nas.devices.runtimes import Runtime
 from nas.errors import DeviceError, ExportError
+from nas.layers import Bits
+from nas.quantize import AtBits
 
 
 class Recorder(nn.Module):
@@ -117,3 +120,11 @@ def test_names_that_no_file_can_bear_are_refused(name: str) -> None:
 def test_a_batch_below_one_is_refused() -> None:
     with pytest.raises(DeviceError, match="batch >= 1"):
         Device("pi4", TorchEager(), batch=0)
+
+
+def test_what_is_timed_runs_whole_numbers_where_there_are_few_bits(tmp_path: Path) -> None:
+    """The device knows bits: a float graph would take as long whatever they are."""
+    module = AtBits(lambda _: nn.Linear(32, 16), lambda _, name: Bits(8, 8))(None).eval()
+    OnnxRuntime().prepare(module, torch.rand(1, 32), tmp_path)
+    operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert "MatMulIntegerToFloat" in operators

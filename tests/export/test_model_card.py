@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import torch
 from export.nets import trained
+from torch import nn
 
 from nas.export import FORMATS, Check, cards
 from nas.export.model_card import card, merged
 from nas.export.onnx import export_onnx
 from nas.layers import Bits
+from nas.phases.export import listed_bits
+from nas.quantize import AtBits
 
 ENTRY: dict[str, Any] = {
     "id": "0123456789ab",
@@ -172,3 +175,21 @@ def test_what_runs_it_is_about_a_file_that_is_there(name):
     assert len(code.splitlines()) in (4, 5, 6)
     compile(code, name, "exec")
     assert FORMATS[name].file in code or name == "safetensors"
+
+
+class Positioned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.position, self.norm = nn.Parameter(torch.rand(4, 32)), nn.LayerNorm(32)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.norm(x + self.position))
+        return y
+
+
+def test_all_that_has_few_bits_is_listed() -> None:
+    """A card says that what it does not list has 32."""
+    few = {"position": Bits(8), "head.weight": Bits(8, 8)}
+    module = AtBits(lambda _: Positioned(), lambda _, name: few.get(name, Bits()))(None)
+    assert listed_bits(module, {"head.weight", "norm.weight"}) == few | {"norm.weight": Bits()}

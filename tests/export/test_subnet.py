@@ -142,6 +142,22 @@ def test_a_metric_may_differ_by_one_input(tmp_path: Path) -> None:
     assert "its accuracy is 65.00 and not 66.11" in _problems(of, two, rounds=False)
 
 
+def test_laws_of_answers_and_bytes():
+    of, good = FORMATS["onnx"], Check("onnx", 1000, 1, 0, 0, 99.0, None, 1, 1015, 1000)
+    assert _problems(of, good, rounds=False) == []
+    (problem,) = _problems(of, replace(good, agreement=98.9), rounds=False)
+    assert problem == "it gives the same answer to 98.90 %, below 99 %"
+    (problem,) = _problems(of, replace(good, weight_bytes=1030), rounds=False)
+    assert problem == "its weights take 1,030 bytes, predicted were 1,000"
+    assert _problems(of, replace(good, weight_bytes=60), rounds=False) == []  # folded, or tied
+
+
+def test_exports_that_is_no_folder_is_told(tmp_path):
+    (tmp_path / "exports").write_text("a file")
+    with pytest.raises(ExportError, match=r"exports must be a folder that can be written to: got "):
+        exported(tmp_path / "exports" / "abc")
+
+
 def test_a_file_that_ends_the_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Dead:
         returncode = -signal.SIGSEGV

@@ -237,7 +237,7 @@ class TestExport:
         for name in ("../../../outside", "0123456789ag", None):
             entries[0]["id"] = name
             front.write_text(json.dumps(entries))
-            assert "whose id is 12 hex digits" in refused(nas, "export", finished_copy)
+            assert "and not 12 hex digits" in refused(nas, "export", finished_copy)
         for entry in entries:
             entry["id"] = "0123456789ab"
         front.write_text(json.dumps(entries))

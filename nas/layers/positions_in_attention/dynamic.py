@@ -45,7 +45,7 @@ class DynamicBiasNetwork(PositionInAttention):
 
     def bias(self, height: int, width: int) -> Tensor:
         height, width = int(height), int(width)  # an exporter's trace has tensors here
-        layers, weight = self.dynamic, self.dynamic["first"].weight
+        layers, weight = self.dynamic, self.dynamic["norm1"].weight  # those of a layer may be whole numbers
         offsets = torch.from_numpy(_offsets(height, width)).to(weight.device, weight.dtype)
         y = layers["second"](layers["norm1"](layers["first"](offsets)).relu())
         table_Oh = layers["last"](layers["norm2"](y).relu())

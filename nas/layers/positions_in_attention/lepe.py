@@ -40,7 +40,8 @@ class LocalValues(PositionInAttention):
 
     def local(self, v: Tensor, height: int, width: int, heads: slice = slice(None)) -> Tensor:
         _, n, h, N, e = v.shape
-        weight, bias = (p.unflatten(0, (self.heads, e))[heads].flatten(0, 1) for p in self.lepe.parameters())
+        both = self.lepe.weight, self.lepe.bias  # by name: what is stored in few bits changes the order
+        weight, bias = (p.unflatten(0, (self.heads, e))[heads].flatten(0, 1) for p in both)
         v_BCHW = v.transpose(3, 4).reshape(-1, h * e, height, width)
         y = F.conv2d(v_BCHW, weight, bias, padding=self.kernel // 2, groups=h * e)
         return y.reshape(-1, n, h, e, N).transpose(3, 4)
