@@ -45,11 +45,11 @@ class DynamicBiasNetwork(PositionInAttention):
 
     def bias(self, height: int, width: int) -> Tensor:
         height, width = int(height), int(width)  # an exporter's trace has tensors here
-        layers, weight = self.dynamic, self.dynamic["norm1"].weight  # those of a layer may be whole numbers
-        offsets = torch.from_numpy(_offsets(height, width)).to(weight.device, weight.dtype)
+        layers, bias = self.dynamic, self.dynamic["first"].bias  # weights may be whole numbers in an export
+        offsets = torch.from_numpy(_offsets(height, width)).to(bias)
         y = layers["second"](layers["norm1"](layers["first"](offsets)).relu())
         table_Oh = layers["last"](layers["norm2"](y).relu())
-        index = torch.from_numpy(relative_index(height, width, height, width)).to(weight.device)
+        index = torch.from_numpy(relative_index(height, width, height, width)).to(bias.device)
         N = height * width
         return table_Oh.index_select(0, index).T.reshape(self.heads, N, N)
 
