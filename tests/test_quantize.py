@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nas.errors import SpaceError
+from nas.layers.quantizers import CalibratedRange
 from nas.quantize import GROUP, Integers, bits_by_path, fake_quantize, payload_bytes
 
 
@@ -150,3 +151,16 @@ def test_bits_follow_the_path():
         "parts.7.weight": 32,
     }
     assert {name: bits_by_path(net, name).weight for name in wanted} == wanted
+
+
+def test_a_calibrated_range_is_the_mean_over_calls():
+    calls = [torch.tensor([-1.0, 2.0]), torch.tensor([-4.0, 3.0]), torch.tensor([1.0, 10.0])]
+    kept = CalibratedRange().eval()
+    kept.calls = 0
+    for x in calls:
+        kept(x)
+    assert kept.calls == 3
+    assert (float(kept.low), float(kept.high)) == pytest.approx((-5 / 3, 5.0))  # 0 lies in each
+    kept.calls = None
+    far = torch.tensor([-9.0, 90.0])
+    assert kept(far).abs().max() <= 5.1  # which is cut to the range
