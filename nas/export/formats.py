@@ -342,7 +342,7 @@ FORMATS = {
         Format(
             "openvino",
             "openvino.xml",
-            "for OpenVINO, beside openvino.bin",
+            "for OpenVINO, beside openvino.bin; compile it with INFERENCE_PRECISION_HINT f32, as here",
             _write_openvino,
             _load_openvino,
             run=_run_openvino,

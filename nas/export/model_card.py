@@ -37,8 +37,9 @@ print(model(x){logits})
 _RUN = {
     "safetensors": _TORCH.replace(
         "{load}",
-        "from nas.export.subnet import load_subnet  # `build` and `space` are those of the experiment\n"
-        'model = load_subnet(".", build, space.classes)',
+        "from nas.export.subnet import load_subnet\n"
+        "{experiment}\n"
+        'model = load_subnet(".", experiment.build, experiment.space.classes)',
     ),
     "pt2": _TORCH.replace("{load}", 'model = torch.export.load("model.pt2").module()'),
     "huggingface": _TORCH.replace(
@@ -62,6 +63,16 @@ x = np.zeros({shape}, dtype=np.{dtype})  # inputs: {preparation}
 print(model.predict({{"x": x}})["y"])
 """,
 }
+
+
+def _experiment_code(run: Mapping[str, Any]) -> str:
+    """A line that makes the experiment of a run again."""
+    source = run.get("source", {})
+    name, given = source.get("path") or source.get("name"), source.get("set", {})
+    if not name:
+        return "experiment = ...  # that of the run, which no file makes"
+    call = f"load_experiment({name!r}, {dict(given)!r})"
+    return f"from nas.experiment import load_experiment; experiment, _ = {call}"
 
 
 def _run_code(checks: Sequence[Check], **names: Any) -> str:
@@ -106,7 +117,9 @@ def card(
     unit = next((o["unit"] for o in run.get("objectives", ()) if o["name"] == quality), "")
     shape = (1, *example.shape[1:])
     dtype = str(example.dtype).removeprefix("torch.")
-    run_code = _run_code(checks, shape=shape, dtype=dtype, preparation=preparation)
+    run_code = _run_code(
+        checks, shape=shape, dtype=dtype, preparation=preparation, experiment=_experiment_code(run)
+    )
     sections = (
         f"# Subnet {entry['id']}\n",
         f"Found by `{entry['search']}` in the run `{run.get('name', 'unnamed')}`.\n",

@@ -68,7 +68,8 @@ CHECK = Check(
 
 
 def made(entry: dict[str, Any] = ENTRY, **settings: Any) -> str:
-    return card(entry, run=RUN, bits=BITS, example=torch.rand(2, 1, 4, 4), **settings)
+    about: dict[str, Any] = {"run": RUN, "bits": BITS, "example": torch.rand(2, 1, 4, 4)}
+    return card(entry, **(about | settings))
 
 
 def test_every_figure_stands_with_how_it_was_measured() -> None:
@@ -175,6 +176,16 @@ def test_what_runs_it_is_about_a_file_that_is_there(name):
     assert len(code.splitlines()) in (4, 5, 6)
     compile(code, name, "exec")
     assert FORMATS[name].file in code or name == "safetensors"
+
+
+def test_the_lines_for_weights_make_the_experiment_again():
+    source = {"name": "digits", "path": None, "set": {"seed": "7"}}
+    text = made(run=RUN | {"source": source}, checks=[replace(CHECK, format="safetensors")])
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "load_experiment('digits', {'seed': '7'})" in code
+    names: dict[str, Any] = {}
+    exec(code.split("model =")[0], names)
+    assert (names["experiment"].name, names["experiment"].seed) == ("digits", 7)
 
 
 class Positioned(nn.Module):
