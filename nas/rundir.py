@@ -45,7 +45,7 @@ def _fault(entry: Any) -> str | None:
     for name, values in entry["objectives"].items():
         if not isinstance(values, Mapping) or not all(map(_is_number, values.values())):
             return f"`{name}` of {entry['id']} is {values!r}"
-        if "measured" not in values:
+        if values.get("measured") is None:
             return f"`{name}` of {entry['id']} was not measured"
     for name, value in {**entry["test"], "drift": entry.get("drift")}.items():
         if not all(map(_is_number, value if isinstance(value, list) else [value])):

@@ -66,12 +66,13 @@ print(model.predict({{"x": x}})["y"])
 
 
 def _experiment_code(run: Mapping[str, Any]) -> str:
-    """A line that makes the experiment of a run again."""
+    """A line that makes the experiment of a run again. Where MLflow writes stays out of what is handed on."""
     source = run.get("source", {})
     name, given = source.get("path") or source.get("name"), source.get("set", {})
     if not name:
         return "experiment = ...  # that of the run, which no file makes"
-    call = f"load_experiment({name!r}, {dict(given)!r})"
+    given = {setting: text for setting, text in given.items() if setting != "tracking"}
+    call = f"load_experiment({name!r}, {given!r})"
     return f"from nas.experiment import load_experiment; experiment, _ = {call}"
 
 

@@ -15,10 +15,8 @@ from nas.experiment import Experiment
 from nas.space import Within
 
 DRAWS = 200  # in a bin
-STEPS = 1000  # whose subnets are looked at where a rule takes few of all there are
-
-
 MOST_BINS = 100
+STEPS = 1000  # whose subnets are looked at where a rule takes few of all there are
 
 
 @dataclass(frozen=True)

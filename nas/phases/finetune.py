@@ -196,10 +196,10 @@ def _teacher(run: Run, what: Finetuning) -> nn.Module | None:
 def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
     """Trains one subnet, keeps its best weights by *search*, reports that and the core-seconds."""
     experiment, what = shared.experiment, shared.what
-    alone = experiment.begun(piece.architecture, experiment.seed)
     recipe = replace(experiment.training.alone(piece.architecture), threads=1)
     if piece.kind == FINE_TUNED:
         latent = shared.supernet.weights(piece.architecture, quantized=False)
+        alone = experiment.alone(piece.architecture, experiment.seed)
         alone = alone.with_weights(latent, piece.architecture)
         temperature = experiment.training.distillation.temperature
         distillation = Distillation(
@@ -207,6 +207,8 @@ def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
         )
         rate = experiment.training.learning_rate * what.learning_rate
         recipe = replace(recipe, epochs=what.epochs, learning_rate=rate, distillation=distillation)
+    else:
+        alone = experiment.begun(piece.architecture, experiment.seed)
     work, path = shared.work(piece), shared.weights_of(piece)
     sign = 1 if experiment.task.metric.direction == "maximize" else -1
     judged = _Judged.read(work / JUDGED) if path.exists() else _Judged()  # an earlier call's

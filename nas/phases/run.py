@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -187,7 +186,7 @@ def reopened(
         file = Path(source["path"]).resolve()
         if Path(path).resolve() in file.parents:
             raise RunError(f"{path} must be made by a file outside of it, which alone is run: got {file}.")
-        changed = file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != source.get("sha256")
+        changed = file.is_file() and Source.of_file(file, {}).sha256 != source.get("sha256")
         if changed and if_changed == "refuse":
             raise RunError(
                 f"{path} must be continued as it was begun, but {file} has changed, and was not run. Undo "

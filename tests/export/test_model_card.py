@@ -179,7 +179,7 @@ def test_what_runs_it_is_about_a_file_that_is_there(name):
 
 
 def test_the_lines_for_weights_make_the_experiment_again():
-    source = {"name": "digits", "path": None, "set": {"seed": "7"}}
+    source = {"name": "digits", "path": None, "set": {"seed": "7", "tracking": "http://me:secret@host"}}
     text = made(run=RUN | {"source": source}, checks=[replace(CHECK, format="safetensors")])
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert "load_experiment('digits', {'seed': '7'})" in code
