@@ -73,7 +73,7 @@ def _experiment_code(run: Mapping[str, Any]) -> str:
         return "experiment = ...  # that of the run, which no file makes"
     given = {
         k: v for k, v in given.items() if "." not in k and k != "tracking"
-    }  # builder and space need no more
+    }  # builder and space
     call = f"load_experiment({name!r}, {given!r})"
     return f"from nas.experiment import load_experiment; experiment, _ = {call}"
 
