@@ -71,9 +71,7 @@ def _experiment_code(run: Mapping[str, Any]) -> str:
     name, given = source.get("path") or source.get("name"), source.get("set", {})
     if not name:
         return "experiment = ...  # that of the run, which no file makes"
-    given = {
-        k: v for k, v in given.items() if "." not in k and k != "tracking"
-    }  # builder and space
+    given = {k: v for k, v in given.items() if "." not in k and k != "tracking"}  # builder and space
     call = f"load_experiment({name!r}, {given!r})"
     return f"from nas.experiment import load_experiment; experiment, _ = {call}"
 
