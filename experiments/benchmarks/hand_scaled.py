@@ -7,11 +7,13 @@ of supernet or models, search, training on.
 
 - supernet: trained, then searched for accuracy against latency;
 - supernet, trained on: for `TUNED` of the time the point of the front for each latency budget is trained on;
+- depthwise supernet, as it is and trained on: the same, with no other mixer than depthwise convolutions
+  (added after the first results: is it mixing that costs the supernet what it lacks?);
 - Swin manner, ConvNeXt manner: one block throughout, five sizes, trained one by one for as many epochs each;
 - that size alone: one of the five sizes of the Swin manner, which gets all the time.
 
 Each manner has a learning rate of its own, chosen beforehand on *search* (results/hand_scaled/rates.json);
-the supernet's is that of `cifar10_small`, which `learning_rates.py` found.
+that of the supernets is `cifar10_small`'s, which `learning_rates.py` found.
 
 Latency is ONNX Runtime's on this machine: predicted in the search by a model fitted on this space
 beforehand (its core-seconds are in the results), measured in the end, all models of all arms together. The
@@ -60,7 +62,7 @@ from nas.evaluation import LatencyPredictor, statistics, subnet_accuracy
 from nas.layers import Mixer, Window
 from nas.layers.mixers.depthwise import DepthwiseConv
 from nas.pareto import Scale, hypervolume
-from nas.space import Space
+from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import ImageClassification
 from nas.training import Distillation, Recipe, train
@@ -88,11 +90,17 @@ PAGE = FOLDER.parent.parent / "docs" / "training.md"
 BASE = Recipe(device="cpu", threads=1)
 RATES = (0.003, 0.006, 0.012, 0.024)  # of learning; see `rates_of`
 DEVICE = Device("onnxruntime", OnnxRuntime())
-SUPERNET, TRAINED_ON = "supernet", "supernet, trained on"
+MIXED, DEPTHWISE = "supernet", "depthwise supernet"
+MIXERS: dict[str, tuple[Mixer, ...]] = {
+    MIXED: cifar10_small.MIXERS,
+    DEPTHWISE: (DepthwiseConv(oneof(3, 5)),),
+}
+TRAINED_ON = {f"{supernet}, trained on": supernet for supernet in MIXERS}
+SUPERNETS = {supernet: supernet for supernet in MIXERS} | TRAINED_ON
 SWIN, CONVNEXT = "Swin manner", "ConvNeXt manner"
 ALONE = tuple(f"that size alone, {i}" for i in range(len(SIZES)))
 AT_FIVE_TIMES = "that size alone, at five times the core-seconds in all"
-ARMS = (SUPERNET, TRAINED_ON, SWIN, CONVNEXT, *ALONE)
+ARMS = (*SUPERNETS, SWIN, CONVNEXT, *ALONE)
 PIECES = [(arm, seed) for seed in SEEDS for arm in ARMS]
 
 
@@ -223,7 +231,7 @@ def rates_of(task: ImageClassification, seconds: Mapping[str, float]) -> dict[st
     the best of `RATES` on *search* for its middle size."""
     path = RAW / "rates.json"
     if not path.exists():
-        rates = {SUPERNET: cifar10_small.LEARNING_RATE}
+        rates = {MIXED: cifar10_small.LEARNING_RATE}
         found: dict[str, dict[float, float]] = {}
         for manner, scaled in HAND.items():
             architecture = scaled(MIDDLE)
@@ -258,9 +266,9 @@ def piece(
 ) -> None:
     """Does what an arm does with its core-seconds; writes its predictions."""
     start = time.process_time()
-    if arm in (SUPERNET, TRAINED_ON):
-        recipe = replace(BASE, learning_rate=rates[SUPERNET])
-        figures, classes = _supernet(task, arm, seed, seconds[SUPERNET], known, recipe)
+    if arm in SUPERNETS:
+        recipe = replace(BASE, learning_rate=rates[MIXED])
+        figures, classes = _supernet(task, arm, seed, seconds[SUPERNETS[arm]], known, recipe)
     else:
         figures, classes = _by_hand(task, arm, seed, seconds, rates)
     figures["core_seconds"] = time.process_time() - start - figures.pop("judging")
@@ -272,9 +280,9 @@ def piece(
 def _supernet(
     task: ImageClassification, arm: str, seed: int, seconds: float, known: Known, recipe: Recipe
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    tuned = TUNED * BUDGET if arm == TRAINED_ON else 0.0
+    tuned = TUNED * BUDGET if arm in TRAINED_ON else 0.0
     epochs = epochs_in(BUDGET - SEARCHING - tuned, seconds)
-    supernet = _new_supernet(task, seed)
+    supernet = _new_supernet(task, SUPERNETS[arm], seed)
     with tempfile.TemporaryDirectory() as folder:
         train(supernet, task, replace(recipe, epochs=epochs), Path(folder), seed=seed)
         latency = LatencyPredictor(DEVICE.name, known.profile.model, costs.features(supernet.space, SIDE))
@@ -361,13 +369,15 @@ def _by_hand(
     return figures, {"front": np.array(rows)}
 
 
-def _new_supernet(task: ImageClassification, seed: int = 0) -> Supernet:
-    return Supernet(hierarchical.build, cifar10_small.space(task), seed=seed)
+def _new_supernet(task: ImageClassification, name: str, seed: int = 0) -> Supernet:
+    return Supernet(hierarchical.build, cifar10_small.space(task, MIXERS[name]), seed=seed)
 
 
 def _arms(task: ImageClassification) -> dict[str, tuple[Callable[[], Supernet], Recipe]]:
     """Trainings of which an epoch is timed."""
-    arms: dict[str, tuple[Callable[[], Supernet], Recipe]] = {SUPERNET: (lambda: _new_supernet(task), BASE)}
+    arms: dict[str, tuple[Callable[[], Supernet], Recipe]] = {
+        name: (partial(_new_supernet, task, name), BASE) for name in MIXERS
+    }
     for manner, scaled in HAND.items():
         for size in range(len(SIZES)):
             a = scaled(size)
@@ -380,15 +390,10 @@ def _arms(task: ImageClassification) -> dict[str, tuple[Callable[[], Supernet], 
 
 def report(task: ImageClassification, known: Known) -> None:
     np.save(RAW / "labels.npy", task.labels[select(task)].astype(np.uint8))
-    space = cifar10_small.space(task)
     pieces = read()
-    models = {
-        architecture_id(a): a
-        for p, arm in ((pieces[key], key[0]) for key in PIECES)
-        for a in _models(p, arm, space)
-    }
+    models = {architecture_id(a): a for (arm, _), p in pieces.items() for a in _models(p, arm)}
     models |= {architecture_id(a): a for a in map(swin, range(len(SIZES)))}
-    timed = timings(list(models.values()), known.profile, space)
+    timed = timings(list(models.values()), known.profile, cifar10_small.space(task))
     (RAW / "latency_ms.json").write_text(
         json.dumps(dict(zip(models, timed.ms.tolist(), strict=True)), indent=0)
     )
@@ -422,14 +427,15 @@ def read() -> dict[tuple[str, int], Piece]:
     pieces = {(a, s): Piece.read(_file(a, s), labels) for a, s in PIECES}
     timed = RAW / "latency_ms.json"
     if timed.exists():
-        ms, space = json.loads(timed.read_text()), cifar10_small.space(cifar10_small.IMAGES)
+        ms = json.loads(timed.read_text())
         for (arm, _), piece in pieces.items():
-            piece.figures["ms"] = [ms[architecture_id(a)] for a in _models(piece, arm, space)]
+            piece.figures["ms"] = [ms[architecture_id(a)] for a in _models(piece, arm)]
     return pieces
 
 
-def _models(piece: Piece, arm: str, space: Space) -> list[Any]:
-    if arm in (SUPERNET, TRAINED_ON):
+def _models(piece: Piece, arm: str) -> list[Any]:
+    if arm in SUPERNETS:
+        space = cifar10_small.space(cifar10_small.IMAGES, MIXERS[SUPERNETS[arm]])
         return [space.from_json(a) for a in piece.figures["architectures"]]
     return [HAND[arm if arm in HAND else SWIN](size) for size in piece.figures["sizes"]]
 
@@ -439,14 +445,14 @@ def evaluated(pieces: Mapping[tuple[str, int], Piece]) -> dict[str, Any]:
     known = what_is_known()
     budgets = [float(b) for b in pieces[SWIN, 0].figures["ms"]]
     merged = _with_alone(pieces)
-    arms = (SUPERNET, TRAINED_ON, SWIN, CONVNEXT, AT_FIVE_TIMES)
+    arms = (*SUPERNETS, SWIN, CONVNEXT, AT_FIVE_TIMES)
     slowest = max(max(p.figures["ms"]) for p in pieces.values())  # so that no arm's best lies at the edge
     scale = Scale(ideal=(-75.0, 0.0), nadir=(-30.0, slowest))
     volumes = {a: [_volume(merged[a, s], scale) for s in SEEDS] for a in arms}
     at = {a: [[_at(merged[a, s], b) for b in budgets] for s in SEEDS] for a in arms}
     against: dict[str, Any] = {}
-    for a in (SUPERNET, TRAINED_ON):
-        for b in arms[2:]:
+    for a in SUPERNETS:
+        for b in (SWIN, CONVNEXT, AT_FIVE_TIMES):
             first, second = ([merged[arm, s] for s in SEEDS] for arm in (a, b))
             of = lambda p, counts: _volume(p, scale, counts)  # noqa: E731
             against[f"{a} - {b}"] = interval(differences(first, second, of, RESAMPLES))
@@ -505,8 +511,8 @@ def _at(piece: Piece, budget: float) -> float:
 def draw(pieces: Mapping[tuple[str, int], Piece]) -> None:
     merged = _with_alone(pieces)
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    looks = {SUPERNET: "C0o", TRAINED_ON: "C3o", SWIN: "C1s", CONVNEXT: "C2^", AT_FIVE_TIMES: "C4d"}
-    for arm, look in looks.items():
+    looks = ("C0o", "C9o", "C3o", "C6o", "C1s", "C2^", "C4d")
+    for arm, look in zip((*SUPERNETS, SWIN, CONVNEXT, AT_FIVE_TIMES), looks, strict=True):
         for s in SEEDS:
             piece = merged[arm, s]
             axes.plot(
