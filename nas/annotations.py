@@ -7,7 +7,7 @@ import math
 import typing
 from functools import cache
 from types import UnionType
-from typing import Any
+from typing import Any, Literal
 
 from nas.errors import NasError, RunError
 
@@ -39,6 +39,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, UnionType):
         return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
     if origin is tuple and parts[-1] is ...:
         return isinstance(value, tuple) and all(_fits(item, parts[0]) for item in value)
     if origin is tuple:
@@ -65,6 +67,8 @@ def _words(hint: Any) -> str:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, UnionType):
         return " or ".join(map(_words, parts))
+    if origin is Literal:
+        return f"{', '.join(map(str, parts[:-1]))} or {parts[-1]}"
     if origin is tuple and parts[-1] is ...:
         return f"a tuple, each item {_words(parts[0])}"
     if origin is tuple:

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -337,12 +337,31 @@ def _check_searcher(experiment: Experiment) -> None:
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
     """What an experiment is set to, as JSON data: all but data, space and code, which have hashes."""
-    plain = replace(experiment, task=experiment.task.fingerprint, space=experiment.space.fingerprint)  # type: ignore[arg-type]
+    plain = replace(experiment, task=None, space=experiment.space.fingerprint)  # type: ignore[arg-type]
     settings = {k: v for k, v in describe(plain).items() if k not in ("type", "features")}
+    settings["task"] = _of_task(experiment.task)
     teacher = experiment.training.distillation.teacher
     if isinstance(teacher, str) and (weights := Path(teacher) / "model.safetensors").is_file():
         settings["training"]["distillation"]["teacher"] += f" of weights {file_hash(weights)}"
     return settings
+
+
+TRAINS_WITH = ("type", "fingerprint", "batches", "batch_size", "augment")
+"""What a task's settings say of how it trains."""
+
+
+def _of_task(task: Task) -> dict[str, Any]:
+    """How a task goes about its data. These its fingerprint stands for, as it does for arrays, and for tuples
+    that follow from them, such as means by channel."""
+    about: dict[str, Any] = {
+        "type": describe(type(task)),
+        "fingerprint": task.fingerprint,
+        "batches": task.batch_count("train"),
+    }
+    names: list[str] = [f.name for f in fields(task)] if is_dataclass(task) else []
+    named = {name: getattr(task, name) for name in names}
+    data = (np.ndarray, torch.Tensor, Mapping, tuple)
+    return about | {name: describe(v) for name, v in named.items() if not isinstance(v, data)}
 
 
 def available() -> list[str]:

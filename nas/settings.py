@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ def describe(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if hasattr(value, "state_dict") and not isinstance(value, type):
-        return f"{_name(type(value))} of weights {_weights_hash(value)}"
+        return _of_module(value)
     return _name(value if hasattr(value, "__qualname__") else type(value))
 
 
@@ -34,6 +35,13 @@ def _name(named: Any) -> str:
     if named.__module__.startswith(FILE_MODULES):  # the same file, as a script or loaded by `nas run`
         return str(named.__qualname__)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def _of_module(module: Any) -> str:
+    """By its weights, or, where it has none, such as an augmentation, by its parts."""
+    if module.state_dict():
+        return f"{_name(type(module))} of weights {_weights_hash(module)}"
+    return re.sub(r"\s+| at 0x[0-9a-f]+", " ", repr(module))
 
 
 def _weights_hash(module: Any) -> str:

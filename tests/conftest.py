@@ -239,8 +239,8 @@ def _history() -> list[dict[str, float]]:
         {
             "step": step,
             "loss": 2.3 * math.exp(-step / 500) + 0.12,
-            "first_accuracy": 98 - 80 * math.exp(-step / 300),
-            "second_accuracy": 93 - 78 * math.exp(-step / 420),
+            "first_metric": 98 - 80 * math.exp(-step / 300),
+            "second_metric": 93 - 78 * math.exp(-step / 420),
         }
         for step in range(0, 3000, 50)
     ]

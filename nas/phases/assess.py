@@ -23,7 +23,7 @@ from nas.cluster import each
 from nas.console import bar, console
 from nas.errors import RunError
 from nas.evaluation import statistics
-from nas.experiment import Experiment, settings_of
+from nas.experiment import TRAINS_WITH, Experiment, settings_of
 from nas.phases.chosen import Assessment, Chosen, choose
 from nas.phases.run import Run
 from nas.report.assessment import draw_assessment
@@ -140,7 +140,8 @@ def recipe_id(experiment: Experiment) -> str:
     alone = experiment.training.alone(None)
     settings = settings_of(replace(experiment, training=alone))
     training = {k: v for k, v in settings["training"].items() if k not in ASIDE}
-    about = [training, settings["quantization"], experiment.task.fingerprint]
+    data = {k: v for k, v in settings["task"].items() if k in TRAINS_WITH}
+    about = [training, settings["quantization"], data]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
 
 

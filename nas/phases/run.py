@@ -20,6 +20,7 @@ from nas.devices import Device, Profile
 from nas.errors import RunError
 from nas.evaluation import Evaluator, LatencyPredictor
 from nas.experiment import (
+    TRAINS_WITH,
     Experiment,
     Source,
     check_settings,
@@ -35,7 +36,10 @@ from nas.tracking.reach import check_reachable
 from nas.training import ASIDE, load_tensors
 
 # What a run may be continued with though it was begun otherwise: none of it touches a result.
-VOLATILE = ("tracking", "search.workers", "search.retries", "training.checkpoint_seconds", "training.keep")
+VOLATILE = (
+    *("tracking", "search.workers", "search.retries", "training.checkpoint_seconds", "training.keep"),
+    "task.eval_batch_size",
+)
 PACKAGES = ("torch", "numpy", "pymoo", "optuna", "ray", "mlflow", "onnx", "onnxruntime")
 
 OTHER_SPACE, OTHER_DATA = "the space is another", "the data are others"
@@ -282,8 +286,11 @@ def _require_same(directory: RunDirectory, now: dict[str, Any], if_changed: IfCh
 def _is_final(change: str, directory: RunDirectory) -> bool:
     """Whether a run cannot go on in spite of it: that of a recipe counts once the weights are there."""
     setting = change.partition(" ")[0]
-    if setting.startswith(("training.", "quantization.")) and directory.weights.exists():
-        return setting.removeprefix("training.") not in ASIDE
+    if directory.weights.exists():
+        if setting.startswith(("training.", "quantization.")):
+            return setting.removeprefix("training.") not in ASIDE
+        if setting.startswith(tuple(f"task.{name}" for name in TRAINS_WITH)):
+            return True
     return change in (OTHER_SPACE, OTHER_DATA)
 
 
@@ -298,7 +305,7 @@ def _changes(directory: RunDirectory, now: dict[str, Any]) -> list[str]:
     if stored.get("data") != now["data"]:
         changes.append(OTHER_DATA)
     settings = stored.get("settings", {}), now["settings"]
-    hidden = (*VOLATILE, "task", "space")
+    hidden = (*VOLATILE, "task.fingerprint", "space")
     changes += [c for c in differences(*settings) if not c.split(" ")[0].startswith(hidden)]
     return changes
 

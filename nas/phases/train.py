@@ -18,12 +18,12 @@ def train_supernet(run: Run) -> None:
     supernet = run.untrained
     count = sum(p.numel() for p in supernet.parameters())
     console.print(f"Supernet: {count:,} weights for {experiment.space.size:,} architectures.")
-    recipe = experiment.training
+    recipe, metric = experiment.training, experiment.task.metric
     with bar("Train the supernet", recipe.epochs) as progress:
 
         def on_epoch(epoch: Epoch) -> None:
-            accuracies = [a for a in (epoch.first_accuracy, epoch.second_accuracy) if a is not None]
-            note = f"loss {epoch.loss:.3f}  accuracy {', '.join(f'{a:.1f}%' for a in accuracies)}"
+            figures = [f for f in (epoch.first_metric, epoch.second_metric) if f is not None]
+            note = f"loss {epoch.loss:.3f}  {metric.name} {', '.join(map(metric.text, figures))}"
             progress.advance(note, epoch.epoch - done[0])
             done[0] = epoch.epoch
             values = {k: v for k, v in vars(epoch).items() if k not in ("epoch", "step") and v is not None}
@@ -45,7 +45,6 @@ def train_supernet(run: Run) -> None:
                 address=run.address,
                 by_value=run.modules,
             )
-    metric = experiment.task.metric
     for title, architecture in (
         ("largest", experiment.space.largest()),
         ("smallest", experiment.space.smallest()),

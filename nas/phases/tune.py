@@ -21,7 +21,7 @@ from nas.cluster.tuning import Report, Settings, Tried, tune
 from nas.console import bar, console
 from nas.errors import RunError
 from nas.evaluation import subnet_accuracy
-from nas.experiment import Experiment, settings_of
+from nas.experiment import TRAINS_WITH, Experiment, settings_of
 from nas.phases.run import Run
 from nas.rundir import RunDirectory, write_atomically
 from nas.settings import differences, replaced
@@ -186,7 +186,8 @@ def _require_same(experiment: Experiment, tuning: Tuning, folder: Path) -> None:
     path = folder / BEGUN
     settings = settings_of(experiment)
     training = {name: value for name, value in settings["training"].items() if name not in (*ASIDE, "ema")}
-    about = {"epochs": tuning.epochs, "data": experiment.task.fingerprint, "training": training}
+    data = {name: value for name, value in settings["task"].items() if name in TRAINS_WITH}
+    about = {"epochs": tuning.epochs, "data": data, "training": training}
     about |= {name: settings[name] for name in ("space", "quantization", "seed")}
     now = json.loads(json.dumps(about))
     if (folder / STORAGE).exists() and path.exists():

@@ -28,6 +28,10 @@ class Metric:
     unit: str
     direction: Literal["maximize", "minimize"]
 
+    def text(self, value: float) -> str:
+        """A figure for people, such as "97.6%" or "0.513 K"."""
+        return f"{value:.1f}%" if self.unit == "%" else f"{value:.4g} {self.unit}".rstrip()
+
 
 @dataclass(frozen=True)
 class Tally:

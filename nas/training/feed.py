@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Generator
 from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +15,7 @@ from nas.tasks import Batch, Library, Task
 from nas.training.group import Group
 from nas.training.prefetch import Prefetched
 from nas.training.recipe import Recipe
+from nas.training.streams import MIXING, SIDES, stream, torch_seed
 
 
 class Feed:
@@ -45,14 +45,14 @@ class Feed:
 
     def prepared(self, batch: Batch, step: int, place: int) -> Batch:
         """The batch at a place of a step's group: mixed, scaled, on the device."""
-        recipe, rng = self.recipe, np.random.default_rng((self.seed, step, place))
-        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        recipe = self.recipe
         if recipe.mix:
             _require_classes(batch)
+            generator = torch.Generator().manual_seed(torch_seed(MIXING, self.seed, step, place))
             batch = recipe.mix(batch, _classes(self.task), generator)
         if sides := recipe.resolutions:
             _require_images(batch, "training.resolutions")
-            side = sides[np.random.default_rng((self.seed, step)).integers(len(sides))]
+            side = sides[stream(SIDES, self.seed, step).integers(len(sides))]
             batch = Batch((_scaled(batch.inputs[0], side), *batch.inputs[1:]), batch.targets)
         return moved(batch, self.device)
 

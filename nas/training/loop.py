@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,23 +31,26 @@ from nas.training.guard import Guard
 from nas.training.heap import frozen_heap
 from nas.training.optimizer import MOMENTS, SlicedAdamW
 from nas.training.recipe import Recipe
+from nas.training.streams import MODULES, torch_seed
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch of training showed: means over its steps, accuracy in % on augmented *train*.
+    """What an epoch of training showed: means over its steps, on augmented *train*.
 
     Attributes:
-        first_accuracy: of the first subnet of each step: the largest, where the rule begins with it.
-        second_accuracy: of the second, such as the smallest of a sandwich; None where a step has one.
+        first_metric: the task's metric, in its unit, of the first subnet of each step: the largest, where the
+            rule begins with it.
+        second_metric: of the second, such as the smallest of a sandwich; None where a step has one.
+        seconds: that it took, those that it waited for batches among them.
         waiting: share of the time in which training waited for batches.
     """
 
     epoch: int
     step: int
     loss: float
-    first_accuracy: float
-    second_accuracy: float | None
+    first_metric: float
+    second_metric: float | None
     learning_rate: float
     seconds: float
     waiting: float = 0.0
@@ -352,7 +354,9 @@ class _Training:
             ) from error
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+        precision = self.recipe.precision
+        half = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     def _features(self, architecture: Any) -> Any:
         if self.features is None:
@@ -384,7 +388,7 @@ class _Training:
         for name, state in self.optimizer.state.items():
             tensors |= {f"{moment}:{name}": state[moment] for moment in MOMENTS}
         tensors |= {f"ema:{name}": tensor for name, tensor in self.averages.items()}
-        data = {"step": self.step, "seed": self.seed, "begin": self.guard.begin, "sums": self.sums.data()}
+        data = self._counted_by() | {"step": self.step, "begin": self.guard.begin, "sums": self.sums.data()}
         self.guard.saved(self.checkpoints.save(self.step, tensors, data))
 
     def _restore(self) -> int:
@@ -398,6 +402,7 @@ class _Training:
                 (self.folder / "history.jsonl").unlink(missing_ok=True)
             return 0
         path, tensors, data = found
+        self._require_counted_alike(path, data)
         self.guard.resumed(path, self.checkpoints.before(path))
         for name, parameter in self.supernet.bank.items():
             if name not in tensors or tensors[name].shape != parameter.shape:
@@ -416,6 +421,24 @@ class _Training:
         if self.group.rank == 0:
             self._trim_history(step // self.steps_per_epoch)
         return step
+
+    def _counted_by(self) -> dict[str, int]:
+        """What gives a number of steps its meaning; goes into checkpoints."""
+        return {"seed": self.seed, "steps_per_epoch": self.steps_per_epoch}
+
+    def _require_counted_alike(self, path: Path, data: Mapping[str, Any]) -> None:
+        """Raises RunError for a checkpoint from which these steps cannot go on."""
+        for name, now in self._counted_by().items():
+            if (before := data.get(name, now)) != now:
+                raise RunError(
+                    f"{path} must be gone on with by the same {name}, {before}: got {now}. Undo the change "
+                    f"(of seed, batch size or training.accumulate), or remove {path.parent} to start again."
+                )
+        if data["step"] > self.steps:
+            raise RunError(
+                f"{path} must be of a training that goes on, but has {data['step']} steps, of which there "
+                f"are now {self.steps}. Raise training.epochs again, or remove {path.parent} to start again."
+            )
 
     def _trim_history(self, epochs: int) -> None:
         path = self.folder / "history.jsonl"
@@ -441,7 +464,7 @@ def _reproducible(seed: int, step: int, rank: int, device: torch.device) -> Iter
     """PyTorch's random numbers, such as those of dropout, follow from seed and step."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(int(np.random.default_rng((seed, step, rank)).integers(1 << 62)))
+        torch.manual_seed(torch_seed(MODULES, seed, step, rank))
         yield
 
 

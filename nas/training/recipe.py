@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from nas.annotations import require_types
 from nas.errors import RunError
@@ -47,7 +47,9 @@ class Recipe:
         checkpoint_seconds: least time between two checkpoints.
         keep: how many checkpoints are kept.
         workers: processes that share each batch, through Ray Train.
-        device: "auto" takes a GPU where there is one, with bfloat16 autocast.
+        device: "auto" takes a GPU where there is one.
+        precision: "bfloat16" runs modules in autocast (weights, optimizer and their averages stay float32),
+            "float32" does not, "auto" does so on GPUs.
         threads: CPU threads; 0 leaves the choice to PyTorch.
     """
 
@@ -70,6 +72,7 @@ class Recipe:
     keep: int = 2
     workers: int = 1
     device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int = 0
 
     def __post_init__(self) -> None:

@@ -179,7 +179,7 @@ def test_mlflow_holds_the_training(trained):
 
     stored = json.loads((trained / "digits" / "experiment.json").read_text())["tracking"]
     metrics = MlflowClient(tracking_uri=stored["uri"]).get_run(stored["run_id"]).data.metrics
-    assert {"training/loss", "training/first_accuracy"} <= set(metrics)
+    assert {"training/loss", "training/first_metric"} <= set(metrics)
 
 
 def test_a_second_device_joins_the_run(finished_copy, nas):

@@ -76,7 +76,7 @@ def test_a_step_may_train_one_subnet(task, supernet, tmp_path):
     only = replace(RECIPE, subnets=Only(supernet.space.largest()))
     train(supernet, task, only, tmp_path, on_epoch=epochs.append)
     assert epochs[-1].loss < epochs[0].loss
-    assert epochs[-1].second_accuracy is None
+    assert epochs[-1].second_metric is None
 
 
 def test_seed_decides(task, supernet, tmp_path):

@@ -1,0 +1,24 @@
+"""Random numbers of a training step: a stream of its own for each purpose, so that none follows from another.
+
+Architectures are drawn from (seed, step) itself, by the rules in `subnets.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+MIXING, SIDES, MODULES = 1, 2, 3
+
+
+def stream(purpose: int, seed: int, step: int, place: int = 0) -> np.random.Generator:
+    """The same numbers for the same arguments.
+
+    Args:
+        place: of a batch among those of a step, or of a process among its fellows.
+    """
+    return np.random.default_rng(np.random.SeedSequence((seed, step, place), spawn_key=(purpose,)))
+
+
+def torch_seed(purpose: int, seed: int, step: int, place: int = 0) -> int:
+    """A seed for a generator of PyTorch."""
+    return int(stream(purpose, seed, step, place).integers(1 << 62))
