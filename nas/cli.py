@@ -257,7 +257,7 @@ def finetune(
     what = phases.Finetuning(epochs, learning_rate, external, patience, scratch)
     directory = importlib.import_module("nas.rundir").RunDirectory(run)
     directory.read()
-    entries = phases.entries_where(directory.read_front(), where or (), device)
+    entries = phases.entries_where(directory.read_front(), where or (), device, or_trained=True)
     found, source = phases.reopened(run, if_changed=if_changed)
     options = _of_a_run(run, if_changed) | {"address": address}
     with phases.open_run(found, source, run.parent, **options) as opened:
@@ -357,7 +357,10 @@ def _load(
     given = settings or []
     if recipe:  # what is set besides counts more
         name = phases.remembered(run_dir, experiment, given)[0].name
-        given = [*(f"{k}={v}" for k, v in phases.recipe_settings(run_dir, name).items()), *given]
+        paths = [text.partition("=")[0].strip() for text in given]
+        found = phases.recipe_settings(run_dir, name)
+        left = {k: v for k, v in found.items() if not any(k.startswith(f"{path}.") for path in paths)}
+        given = [*(f"{k}={v}" for k, v in left.items()), *given]
     return (phases, *phases.remembered(run_dir, experiment, given))
 
 

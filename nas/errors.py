@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 
 class NasError(Exception):
     """Root of all errors that the command line prints as one message (exit code 2, no traceback)."""
@@ -33,3 +35,11 @@ class ExportError(NasError):
 
 class TrackingError(NasError):
     """A tracking server that does not answer."""
+
+
+def told(error: Exception) -> str:
+    """Where an error came up, by the innermost line that is no library's, and what it is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    place = f", {own[-1].filename} line {own[-1].lineno}" if own else ""
+    return f"{place}: {type(error).__name__}: {error}"

@@ -24,16 +24,16 @@ from nas.devices import Device, OnnxRuntime, TorchEager
 from nas.devices.costs import count
 from nas.errors import NasError, RunError
 from nas.evaluation import SIZE_BYTES, Measure
+from nas.files import file_hash
 from nas.objectives import Objective
 from nas.quantize import CALIBRATED, DYNAMIC, AtBits, BitsOf, Quantization, bits_by_path
-from nas.rundir import file_hash
 from nas.searchers import NSGA2
 from nas.settings import describe, replaced
 from nas.skeleton import Build, LayoutsOf
 from nas.space import Space
 from nas.supernet import Supernet
 from nas.tasks import Task
-from nas.training import Recipe
+from nas.training import Recipe, architectures_of
 
 
 @dataclass(frozen=True)
@@ -308,7 +308,7 @@ def check_settings(experiment: Experiment) -> Experiment:
 def _check_rule(experiment: Experiment) -> None:
     """A rule that does not fit the space says so at its first step."""
     recipe = experiment.training
-    recipe.subnets.at(recipe.trained(experiment.space), experiment.seed, 0, 0.0)
+    architectures_of(recipe.subnets, recipe.trained(experiment.space), experiment.seed, 0, 0.0)
 
 
 def _check_device(name: str) -> None:

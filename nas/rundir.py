@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -13,23 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import RunError
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` so that a reader meets the old text or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-
-
-def file_hash(path: Path) -> str:
-    """12 hex digits of the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+from nas.files import write_atomically
 
 
 def _fault(entry: Any) -> str | None:

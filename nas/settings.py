@@ -8,6 +8,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from nas.errors import RunError
@@ -115,8 +116,9 @@ def _parsed(text: str, current: Any, path: str) -> Any:
     except ValueError:
         value = text
     value = _frozen(value)
-    if isinstance(current, float) and type(value) is int:
-        value = float(value)
+    if isinstance(current, float):
+        with suppress(TypeError, ValueError):  # "inf" is no JSON
+            value = float(text)
     if type(value) is not type(current):
         raise RunError(
             f"`--set {path}` must be a value of type {type(current).__name__} (now {current!r}): "

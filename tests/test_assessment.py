@@ -68,9 +68,9 @@ def test_the_ceiling_is_seed_against_seed():
 
 
 def test_regret_is_what_the_best_of_the_top_three_lacks():
-    inherited = [50, 40, 30, 20, 10, 60, 50, 40]
-    alone = [70, 75, 60, 90, 10, 80, 70, 60]
-    bins = [0, 0, 0, 0, 0, 1, 1, 1]
+    inherited = [50, 40, 30, 20, 10, 60, 50, 40, 30]
+    alone = [70, 75, 60, 90, 10, 80, 70, 60, 75]
+    bins = [0, 0, 0, 0, 0, 1, 1, 1, 1]
     found = figures(assessed(inherited, [alone, alone], bins=bins))
     assert found["top3_regret.0"] == pytest.approx(15)  # 90, against 75 among the first three
     assert found["top3_regret.1"] == pytest.approx(0)
@@ -78,6 +78,11 @@ def test_regret_is_what_the_best_of_the_top_three_lacks():
     assert found["gap.0"] == pytest.approx(30)
     assert found["gap.1"] == pytest.approx(20)
     assert found["median_gap"] == pytest.approx(20)
+
+
+def test_the_best_of_three_is_always_among_three():
+    some = assessed(inherited=[90.0, 80.0, 70.0], alone=[[70.0, 80.0, 90.0]], bins=[0, 0, 0])
+    assert np.isnan(figures(some)["top3_regret"])
 
 
 def test_intervals_hold_the_value_and_grow_with_noise():

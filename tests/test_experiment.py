@@ -16,7 +16,9 @@ from nas.cli import _load
 from nas.errors import RunError
 from nas.experiment import Experiment, check_settings, settings_of
 from nas.phases import remembered, reopened
-from nas.tasks import Batch
+from nas.phases.assess import recipe_id
+from nas.settings import differences
+from nas.tasks import Batch, Mix, RandomAffine
 from nas.training import Distillation, Nested, OneBatch, Recipe, Sandwich
 from search_spaces import hierarchical
 
@@ -122,6 +124,28 @@ def test_a_recipe_that_was_tuned_is_used(runs):
     assert found.training.clip == 2.0
     _, plain, _ = _load("digits", None, runs)
     assert plain.training.subnets == Sandwich(random=1)
+
+
+def test_what_is_set_whole_is_not_set_inside_by_a_recipe(runs):
+    (runs / "digits-tune").mkdir()
+    best = {"settings": {"training.mix.label_smoothing": 0.1, "training.clip": 2.0}}
+    (runs / "digits-tune" / "recipe.json").write_text(json.dumps(best))
+    _, found, _ = _load("digits", ["training.mix=nas.tasks.Mix"], runs, recipe=True)
+    assert (found.training.mix, found.training.clip) == (Mix(), 2.0)
+
+
+def test_how_a_task_trains_is_part_of_what_an_experiment_is(experiment):
+    """Of its data, the fingerprint alone; of a user's class, the number of batches at least."""
+    other = replace(
+        experiment, task=replace(experiment.task, batch_size=5, augment=RandomAffine(degrees=3.0))
+    )
+    before, now = (settings_of(e)["task"] for e in (experiment, other))
+    assert {line.split(" ")[0] for line in differences(before, now)} == {"batches", "batch_size", "augment"}
+    assert json.dumps(now)
+    assert recipe_id(other) != recipe_id(experiment)
+    faster = replace(experiment, task=replace(experiment.task, eval_batch_size=7))
+    assert recipe_id(faster) == recipe_id(experiment)
+    assert settings_of(replace(experiment, task=Two(experiment.task)))["task"]["batches"]
 
 
 # --- files that run directories name --------------------------------------------------------------

@@ -14,8 +14,8 @@ from training.small import RECIPE, Stop, made_up_supernet, made_up_task
 from nas.errors import RunError
 from nas.experiment import Experiment
 from nas.phases.finetune import FINE_TUNED, SCRATCH, Finetuning, Piece, Shared, _train_on
-from nas.tasks import Tally
-from nas.training import Recipe, load_tensors
+from nas.tasks import ImageClassification, Metric, Tally
+from nas.training import Recipe, load_tensors, save_tensors
 from search_spaces import hierarchical
 
 phase = sys.modules["nas.phases.finetune"]
@@ -114,8 +114,51 @@ def test_records_name_files_of_their_own_folder(tmp_path, file):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([{"weights": "w", "file": file}]))
     run = SimpleNamespace(directory=SimpleNamespace(path=tmp_path), weights="w")
-    with pytest.raises(RunError, match="must name files of its own folder: got"):
+    with pytest.raises(RunError, match="must name files of the folder finetuned: got"):
         phase.records(run)
+
+
+@pytest.mark.parametrize(
+    ("direction", "score", "better"),
+    [("maximize", 7.0, True), ("maximize", 3.0, False), ("minimize", 7.0, False), ("minimize", 3.0, True)],
+)
+def test_better_is_what_the_metric_says(experiment, tmp_path, monkeypatch, direction, score, better):
+    class Directed(ImageClassification):
+        metric = Metric("accuracy", "%", direction)
+
+    task = Directed(**vars(experiment.task))
+    run = SimpleNamespace(experiment=replace(experiment, task=task), supernet=None, weights="w")
+    shared = shared_of(experiment, tmp_path)
+    monkeypatch.setattr(phase, "subnet_accuracy", lambda *_: tally(5.0))
+    for kind in (FINE_TUNED, SCRATCH):
+        piece = piece_of(experiment, kind)
+        alone = experiment.alone(piece.architecture, 0)
+        save_tensors(shared.weights_of(piece), alone.state(), {"score": str(score)})
+        record = phase._record(run, piece, {"epoch": 1, "core_seconds": 2.0}, shared)
+        assert record["deployed"] == (better and kind == FINE_TUNED)
+
+
+def test_what_is_handed_out_is_what_the_front_tells_of(experiment, tmp_path):
+    """A call that dies between the record of a training and the front's has its figures still to change."""
+    architecture, supernet = experiment.space.smallest(), experiment.supernet()
+    alone = experiment.alone(architecture, 5)
+    save_tensors(tmp_path / phase.FOLDER / "a.safetensors", alone.state(), {})
+    run = SimpleNamespace(
+        directory=SimpleNamespace(path=tmp_path, front=tmp_path / "front.json"),
+        experiment=experiment,
+        supernet=supernet,
+    )
+    record = {"file": "a.safetensors", "deployed": True}
+    assert phase.deployed(run, {}, architecture) is supernet
+    assert phase.deployed(run, {"trained": {SCRATCH: record}}, architecture) is supernet
+    assert (
+        phase.deployed(run, {"trained": {FINE_TUNED: record | {"deployed": False}}}, architecture) is supernet
+    )
+    found = phase.deployed(run, {"trained": {FINE_TUNED: record}}, architecture).state()
+    assert all(torch.equal(found[name], tensor) for name, tensor in alone.state().items())
+    elsewhere = {"trained": {FINE_TUNED: record | {"file": "../a.safetensors"}}}
+    with pytest.raises(RunError, match=r"front\.json must name files of the folder finetuned"):
+        phase.deployed(run, elsewhere, architecture)
 
 
 @pytest.fixture(scope="module")
@@ -231,8 +274,9 @@ def test_what_is_not_on_record_is_not_thrown_away(experiment, tmp_path, monkeypa
 
     monkeypatch.setattr(phase, "several", inline)
     monkeypatch.setattr(phase, "train", counted)
-    for name in ("_mark", "_print"):
-        monkeypatch.setattr(phase, name, lambda *_: None)
+    marked = []
+    monkeypatch.setattr(phase, "_mark", lambda _, known: marked.append(set(known)))
+    monkeypatch.setattr(phase, "_print", lambda *_: None)
     what = Finetuning(epochs=2, external=0.0)
     with monkeypatch.context() as patched:
         patched.setattr(phase, "accuracy", dies)
@@ -242,6 +286,8 @@ def test_what_is_not_on_record_is_not_thrown_away(experiment, tmp_path, monkeypa
     (record,) = phase.finetune(run, [entry], what, 1)
     assert len(trained) == steps
     assert record["epochs"] == 2
+    assert marked[0] == {(entry["id"], FINE_TUNED)}  # as soon as it is on record
+    assert len(marked) == 2
     assert {p.name for p in (tmp_path / phase.FOLDER).iterdir()} == {record["file"]}
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the bottom to the top. A module may import from its own line and from lines above it here.
 LAYERS = [
-    ["nas", "nas.errors", "nas.annotations", "nas.pareto", "nas.architecture", "nas.threads"],
+    ["nas", "nas.errors", "nas.annotations", "nas.pareto", "nas.architecture", "nas.threads", "nas.files"],
     ["nas.space", "nas.layout"],
     ["nas.layers", "nas.outline", "nas.difference"],
     ["nas.quantize"],

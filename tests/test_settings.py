@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,7 @@ class Outer:
         ("inner.epochs", "7", 7),
         ("inner.rate", "2", 2.0),
         ("inner.rate", "1e-3", 1e-3),
+        ("inner.rate", "inf", math.inf),
         ("inner.on", "False", False),
         ("inner.on", "true", True),
         ("inner.sizes", "[3, 4]", (3, 4)),
@@ -72,6 +74,7 @@ def test_texts_become_values_of_the_kind_that_is_there(path, text, wanted):
         ("inner.epoch", "3", "set inner.epoch` .* Inner has no `epoch`. It has epochs, fast, left_out, on"),
         ("inner.epochs", "3.5", "type int .now 3.: got '3.5'"),
         ("inner.on", "1", "type bool"),
+        ("inner.rate", "fast", "type float"),
         ("name.x", "3", "has none inside"),
         ("maker", "nowhere.Thing", "something to import, such as builtins.dict: got"),
         ("inner", "Sandwich", r"something to import, such as .*test_settings\.Inner: got 'Sandwich'"),

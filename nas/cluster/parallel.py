@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +88,9 @@ def _fit(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
     (folder / SEEN).touch()
-    gpus = bool(ray.cluster_resources().get("GPU")) and recipe.device != "cpu"
+    there = ray.cluster_resources()
+    gpus = bool(there.get("GPU")) and recipe.device != "cpu"
+    _require_room(recipe.workers, there, "GPU" if gpus else "CPU")
     payload = ray.put((supernet, task, recipe))
     with TemporaryDirectory(prefix="nas-train-") as storage, _followed(folder / "history.jsonl", on_epoch):
         trainer = TorchTrainer(
@@ -110,6 +112,16 @@ def _fit(
             (folder / SEEN).unlink(missing_ok=True)
     if problem := _problem(folder, failure, restarts):
         raise problem from failure
+
+
+def _require_room(workers: int, there: Mapping[str, float], kind: str) -> None:
+    """Raises RunError where processes would wait forever for a place."""
+    if (count := int(there.get(kind, 0))) < workers:
+        cpu = " or add --set training.device=cpu," if kind == "GPU" else ""
+        raise RunError(
+            f"`training.workers` must be no more than Ray has {kind}s, one each: got {workers}, and there "
+            f"are {count}. Lower it,{cpu} or join a larger cluster with --address."
+        )
 
 
 def _worker(config: dict[str, Any]) -> None:

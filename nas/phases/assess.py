@@ -24,10 +24,10 @@ from nas.console import bar, console
 from nas.errors import RunError
 from nas.evaluation import statistics
 from nas.experiment import TRAINS_WITH, Experiment, settings_of
+from nas.files import write_atomically
 from nas.phases.chosen import Assessment, Chosen, choose
 from nas.phases.run import Run
 from nas.report.assessment import draw_assessment
-from nas.rundir import write_atomically
 from nas.supernet import Supernet
 from nas.tasks import Split, Task
 from nas.threads import cpu_threads
@@ -61,6 +61,7 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
         options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
         for (subnet, seed), right in each(_train_alone, shared, todo, **options):
             _write(_file(folder, subnet, seed), right)
+            shutil.rmtree(_work(folder, subnet, seed), ignore_errors=True)
             progress.advance(f"{subnet.id} seed {seed}: {100 * right.mean():.2f} %")
     assessed = Assessed(
         np.array([c.cost for c in chosen]),
@@ -85,11 +86,8 @@ def _train_alone(shared: Shared, item: tuple[Chosen, int]) -> np.ndarray:
     (subnet, seed), experiment = item, shared.experiment
     recipe = replace(experiment.training.alone(subnet.architecture), threads=1)
     alone = experiment.begun(subnet.architecture, 1000 + seed)
-    work = shared.folder / "unfinished" / f"{subnet.id}-{seed}"
-    train(alone, experiment.task, recipe, work, seed=1000 + seed)
-    right = _right(alone, subnet.architecture, experiment.task)
-    shutil.rmtree(work, ignore_errors=True)
-    return right
+    train(alone, experiment.task, recipe, _work(shared.folder, subnet, seed), seed=1000 + seed)
+    return _right(alone, subnet.architecture, experiment.task)
 
 
 def _right(supernet: Supernet, architecture: Any, task: Task) -> np.ndarray:
@@ -147,6 +145,11 @@ def recipe_id(experiment: Experiment) -> str:
 
 def _file(folder: Path, subnet: Chosen, seed: int) -> Path:
     return folder / f"{subnet.id}-{seed}.npz"
+
+
+def _work(folder: Path, subnet: Chosen, seed: int) -> Path:
+    """Where a training keeps its checkpoints until its predictions are written."""
+    return folder / "unfinished" / f"{subnet.id}-{seed}"
 
 
 def _write(path: Path, right: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from nas.devices.costs import macs
 from nas.errors import RunError, SpaceError
 from nas.experiment import Experiment
 from nas.space import Within
+from nas.training import architectures_of
 
 DRAWS = 200  # in a bin
 MOST_BINS = 100
@@ -130,7 +131,7 @@ class _Bin:
             if recipe.subnets.trains(trained, architecture):
                 yield architecture
         for step in range(STEPS):
-            drawn = recipe.subnets.at(trained, self.number, step, step / STEPS)
+            drawn = architectures_of(recipe.subnets, trained, self.number, step, step / STEPS)
             inside = np.abs(self._costs(drawn) - (self.low + self.high) / 2) <= (self.high - self.low) / 2
             yield from (a for a, fits in zip(drawn, inside, strict=True) if fits)
 

@@ -85,15 +85,23 @@ def choose_entry(
 
 
 def entries_where(
-    entries: Sequence[Entry], where: Sequence[str] = (), device: str | None = None, goal: str | None = None
+    entries: Sequence[Entry],
+    where: Sequence[str] = (),
+    device: str | None = None,
+    goal: str | None = None,
+    or_trained: bool = False,
 ) -> list[Entry]:
     """The front's points that meet all conditions by measured values, and have a value of `goal`.
+
+    Args:
+        or_trained: also those that were trained on, wherever that left them.
 
     Raises:
         ExportError: as of `choose_entry`.
     """
     conditions = [Condition.parse(text) for text in where]
-    entries = [e for e in entries if e["front"] and device in (None, e["device"])]
+    wide = [e for e in entries if e["front"] or (or_trained and "trained" in e)]
+    entries = [e for e in wide if device in (None, e["device"])]
     if not entries:
         of = f" of `{device}`" if device else ""
         raise ExportError(f"There must be a verified front{of} to choose from. `nas verify` makes it.")
@@ -128,7 +136,7 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
             f"Verify the front again."
         )
     folder = run.directory.exports / entry["id"]
-    weights = deployed(run, architecture)
+    weights = deployed(run, entry, architecture)
     buffers = statistics(weights, architecture, run.experiment.task)
     device = run.experiment.device(entry["device"])
     module = weights.extract(architecture, buffers=buffers)

@@ -21,10 +21,10 @@ from nas.console import bar, console
 from nas.errors import RunError
 from nas.evaluation import accuracy, interval, statistics, subnet_accuracy
 from nas.experiment import Experiment
+from nas.files import write_atomically
 from nas.phases.run import Run
 from nas.phases.verify import Entry, mark_front
 from nas.reading import read_run
-from nas.rundir import write_atomically
 from nas.supernet import Supernet
 from nas.training import Distillation, load_tensors, save_tensors, train
 
@@ -127,7 +127,7 @@ def finetune(run: Run, entries: Sequence[Entry], what: Finetuning, workers: int)
 
     Writes `finetuned/` (weights) and finetuned.json; what is there for these weights is kept.
     """
-    folder = run.directory.path / FOLDER
+    folder, metric = run.directory.path / FOLDER, run.experiment.task.metric
     folder.mkdir(exist_ok=True)
     known = {(r["id"], r["kind"]): r for r in records(run)}
     kinds = (FINE_TUNED, SCRATCH) if what.scratch else (FINE_TUNED,)
@@ -145,17 +145,18 @@ def finetune(run: Run, entries: Sequence[Entry], what: Finetuning, workers: int)
 
             def ended(piece: Piece, figures: dict[str, Any]) -> None:
                 before = known.get((piece.id, piece.kind))
-                known[piece.id, piece.kind] = _record(run, piece, figures, shared)
+                known[piece.id, piece.kind] = record = _record(run, piece, figures, shared)
                 records = json.dumps(list(known.values()), indent=1) + "\n"
                 write_atomically(run.directory.path / INDEX, records)
+                _mark(run, known)
                 shutil.rmtree(shared.work(piece), ignore_errors=True)
                 if before:
                     (folder / before["file"]).unlink(missing_ok=True)
-                progress.advance(f"{piece.id} {piece.kind}: {figures['score']:.2f}")
+                progress.advance(f"{piece.id} {piece.kind}: {metric.text(record['search'])}")
 
             options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
             several(_train_on, shared, pieces, on_end=ended, **options)
-    _mark(run, set(architectures), known)
+    _mark(run, known)
     _print(run, known, list(architectures))
     return [known[key] for key in known if key[0] in architectures]
 
@@ -167,22 +168,28 @@ def records(run: Run) -> list[dict[str, Any]]:
         return []
     found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     for record in found:
-        if record["file"] != Path(record["file"]).name:
-            raise RunError(
-                f"{path} must name files of its own folder: got {record['file']!r}. Remove it, and fine-tune "
-                f"again."
-            )
+        _require_own(record, path)
     return [r for r in found if r["weights"] == run.weights]
 
 
-def deployed(run: Run, architecture: Any) -> Supernet:
-    """The weights of a subnet that are handed out: the supernet's, or those that were trained on."""
-    name = run.experiment.space.id(architecture)
-    for record in records(run):
-        if record["id"] == name and record["kind"] == FINE_TUNED and record["deployed"]:
-            tensors, _ = load_tensors(run.directory.path / FOLDER / record["file"])
-            return run.experiment.alone(architecture, 0).with_state(tensors)
-    return run.supernet
+def _require_own(record: dict[str, Any], path: Path) -> None:
+    """Raises RunError for a record in `path` of a file elsewhere."""
+    if record["file"] != Path(record["file"]).name:
+        raise RunError(
+            f"{path} must name files of the folder {FOLDER}: got {record['file']!r}. Remove it, and "
+            f"fine-tune again."
+        )
+
+
+def deployed(run: Run, entry: Entry, architecture: Any) -> Supernet:
+    """The weights of a point that are handed out: the supernet's, or, where its figures on the front are
+    theirs, those that were trained on."""
+    record = entry.get("trained", {}).get(FINE_TUNED)
+    if not record or not record["deployed"]:
+        return run.supernet
+    _require_own(record, run.directory.front)
+    tensors, _ = load_tensors(run.directory.path / FOLDER / record["file"])
+    return run.experiment.alone(architecture, 0).with_state(tensors)
 
 
 def _teacher(run: Run, what: Finetuning) -> nn.Module | None:
@@ -259,17 +266,19 @@ def _record(run: Run, piece: Piece, figures: dict[str, Any], shared: Shared) -> 
     }
 
 
-def _mark(run: Run, ids: set[str], known: dict[tuple[str, str], dict[str, Any]]) -> None:
+def _mark(run: Run, known: dict[tuple[str, str], dict[str, Any]]) -> None:
     """front.json by what is handed out now."""
     metric = run.experiment.task.metric.name
     before = run.directory.read_front()
     for entry in before:
-        if entry["id"] not in ids or entry["weights"] != run.weights:
+        kinds = [k for k in (FINE_TUNED, SCRATCH) if (entry["id"], k) in known]
+        if not kinds or entry["weights"] != run.weights:
             continue
+        entry["trained"] = {k: known[entry["id"], k] for k in kinds}
         entry.setdefault("inherited", {"select": dict(entry["objectives"][metric]), "test": entry["test"]})
-        record, inherited = known[entry["id"], FINE_TUNED], entry["inherited"]
+        record, inherited = entry["trained"].get(FINE_TUNED), entry["inherited"]
         entry["objectives"][metric], entry["test"] = dict(inherited["select"]), inherited["test"]
-        if record["deployed"]:
+        if record and record["deployed"]:
             found, test = record["select"], record["test"]
             entry["objectives"][metric] |= {
                 "predicted": record["search"],
@@ -283,8 +292,6 @@ def _mark(run: Run, ids: set[str], known: dict[tuple[str, str], dict[str, Any]])
                 "std_error": test["std_error"],
                 "interval": record["test_interval"],
             }
-        kept = (FINE_TUNED, SCRATCH)
-        entry["trained"] = {k: known[entry["id"], k] for k in kept if (entry["id"], k) in known}
     for device in {e["device"] for e in before}:
         same = [e for e in before if e["device"] == device]
         mark_front(same, run.evaluator(run.experiment.device(device)).objectives)

@@ -27,8 +27,9 @@ from nas.experiment import (
     load_experiment,
     settings_of,
 )
+from nas.files import file_hash
 from nas.objectives import Objective
-from nas.rundir import RunDirectory, file_hash
+from nas.rundir import RunDirectory
 from nas.settings import differences, parse_assignments, replaced
 from nas.supernet import Supernet
 from nas.tracking import Status, Tracker

@@ -22,10 +22,12 @@ from nas.console import bar, console
 from nas.errors import RunError
 from nas.evaluation import subnet_accuracy
 from nas.experiment import TRAINS_WITH, Experiment, settings_of
+from nas.files import write_atomically
 from nas.phases.run import Run
-from nas.rundir import RunDirectory, write_atomically
+from nas.rundir import RunDirectory
 from nas.settings import differences, replaced
-from nas.training import ASIDE, OneBatch, Progressive, Sandwich, SinglePath, train
+from nas.tasks import Metric
+from nas.training import ASIDE, OneBatch, Progressive, Sandwich, SinglePath, architectures_of, train
 
 SUFFIX = "-tune"
 RECIPE = "recipe.json"
@@ -101,6 +103,8 @@ def as_it_is(experiment: Experiment, space: Mapping[str, BaseDistribution]) -> S
 def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
     """Tries recipes; writes recipe.json with the best one's settings. What was tried counts."""
     experiment, folder = run.experiment, run.directory.path
+    metric = experiment.task.metric
+    sign = 1 if metric.direction == "maximize" else -1
     _require_same(experiment, tuning, folder)
     space = tunable(experiment)
     first = as_it_is(experiment, space)
@@ -113,7 +117,7 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
 
         def note(tried: Tried) -> None:
             seconds.add(tried.settings, tried.core_seconds)
-            progress.advance(f"score {tried.score:.2f} after {tried.time} passes")
+            progress.advance(f"{metric.text(sign * tried.score)} after {tried.time} passes")
             numbers = {k: v for k, v in tried.settings.items() if isinstance(v, (int, float))}
             run.tracker.metrics(tried.number, numbers | {"score": tried.score, "passes": tried.time}, "tune")
 
@@ -146,7 +150,7 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
     path = folder / RECIPE
     write_atomically(path, json.dumps(results, indent=1) + "\n")
     run.tracker.artifact(path)
-    _print(found[:5])
+    _print(found[:5], metric, sign)
     where = "" if folder.parent == Path("runs").resolve() else f" --run-dir {shlex.quote(str(folder.parent))}"
     command = f"nas run {shlex.quote(run.source.path or run.source.name)} --recipe{where}"
     console.print(f"Best recipe: {path}. Use it with: {command}")
@@ -253,16 +257,16 @@ def _passes(experiment: Experiment) -> float:
     rule, space = experiment.training.subnets, experiment.training.trained(experiment.space)
     if rule.shares_batch:
         return 1.0
-    return float(np.mean([len(rule.at(space, 0, step, step / 10)) for step in range(10)]))
+    return float(np.mean([len(architectures_of(rule, space, 0, step, step / 10)) for step in range(10)]))
 
 
-def _print(best: list[Tried]) -> None:
-    table = Table(title="Best recipes (mean accuracy of a panel of subnets on search)")
+def _print(best: list[Tried], metric: Metric, sign: int) -> None:
+    table = Table(title=f"Best recipes (mean {metric.name} of a panel of subnets on search)")
     names = list(best[0].settings)
-    for column in ("score", "passes", *(n.removeprefix("training.") for n in names)):
+    for column in (metric.name, "passes", *(n.removeprefix("training.") for n in names)):
         table.add_column(column, justify="right")
     for tried in best:
         values = [tried.settings[n] for n in names]
         cells = [f"{v:.3g}" if isinstance(v, float) else str(v).rpartition(".")[2] for v in values]
-        table.add_row(f"{tried.score:.2f}", str(tried.time), *cells)
+        table.add_row(metric.text(sign * tried.score), str(tried.time), *cells)
     console.print(table)

@@ -18,6 +18,7 @@ from nas.training.subnets import (
     Sandwich,
     SinglePath,
     Subnets,
+    architectures_of,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "SinglePath",
     "SlicedAdamW",
     "Subnets",
+    "architectures_of",
     "frozen_heap",
     "load_tensors",
     "save_tensors",

@@ -57,13 +57,16 @@ class _OverAll(TorchFunctionMode):
         if not training:
             return func(x, running_mean, running_var, weight, bias, training, momentum, eps)
         axes, inputs = [axis for axis in range(x.ndim) if axis != 1], x.float()
+        shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
         number = inputs.new_tensor([x.numel() / x.shape[1]])
-        sums = torch.cat([inputs.sum(axes), inputs.square().sum(axes), number])
-        totals = self.group.total(sums * float(self.counts))
-        mean, square = (totals[:-1] / totals[-1]).chunk(2)
-        scale = ((square - mean.square()).clamp(min=0) + eps).rsqrt()
+        totals = self._total(torch.cat([inputs.sum(axes), number]))
+        centred = inputs - (totals[:-1] / totals[-1]).view(shape)
+        variance = self._total(centred.square().sum(axes)) / totals[-1]  # not E[x²] − E[x]², which cancels
+        scale = (variance + eps).rsqrt()
         if weight is not None:
             scale = scale * weight
-        shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
-        normed = (inputs - mean.view(shape)) * scale.view(shape)
+        normed = centred * scale.view(shape)
         return (normed if bias is None else normed + bias.view(shape)).to(x.dtype)
+
+    def _total(self, sums: Tensor) -> Tensor:
+        return self.group.total(sums * float(self.counts))

@@ -104,11 +104,13 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> Path:
-        """Writes the state after `step` steps; what is older than the last `keep` goes."""
+        """Writes the state after `step` steps. What is older than the last `keep` goes, and what is newer: a
+        training that comes to this step has found it damaged."""
         path = self.path(step)
         save_tensors(path, tensors, {"state": json.dumps(dict(data))})
-        for old in self.paths()[: -self.keep]:
-            old.unlink(missing_ok=True)
+        older = [p for p in self.paths() if p <= path]
+        for other in {*self.paths()} - {*older[-self.keep :]}:
+            other.unlink(missing_ok=True)
         return path
 
     def load(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:

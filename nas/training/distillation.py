@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,8 @@ class Distillation:
         teacher: a module from the task's inputs to its outputs, or the folder of an export of the same
             builder (``runs/digits/exports/ID``); None: none.
         temperature: by which answers are divided before the softmax (Hinton et al., 2015, §2). Where targets
-            are numbers and no classes, a teacher's answers take their place in the task's loss instead.
+            are numbers and no classes, a student's answers are drawn to the teacher's by their mean squared
+            difference instead (Ba & Caruana, 2014, §2.2).
         features: weight of the mean squared difference to what parts of the largest subnet give, where
             shapes agree (FitNets, Romero et al., 2015, without a regressor).
         parts: regular expression of the names of those parts.
@@ -72,30 +73,43 @@ class Distillation:
         label_loss: Tensor,
         inside: Tensor | None,
         outside: Tensor | None,
-        numbers: Callable[[Tensor, Tensor], Tensor] | None = None,
+        classes: int | None = -1,
     ) -> Tensor:
         """The loss of one subnet: of `answer` to labels, to the largest subnet's, and to the teacher's.
 
         Args:
-            numbers: the loss of an answer to a teacher's where these are no logits; None: they are.
+            classes: the axis of logits in an answer; None: it holds numbers.
         """
         loss = label_loss
         for share, teacher in ((self.in_place, inside), (self.external, outside)):
             if share and teacher is not None:
-                if numbers is None and teacher.shape != answer.shape:
+                if teacher.shape != answer.shape:
                     raise RunError(
                         f"A teacher must answer in the shape of the subnets, {tuple(answer.shape)}: got "
                         f"{tuple(teacher.shape)}."
                     )
-                apart = numbers(answer, teacher) if numbers else soft_loss(answer, teacher, self.temperature)
+                if classes is None:
+                    apart = F.mse_loss(answer.float(), teacher.float())
+                else:
+                    apart = soft_loss(answer, teacher, self.temperature, classes)
                 loss = (1 - share) * loss + share * apart
         return loss
 
 
-def soft_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy with the teacher's probabilities, mean over all but the last axis, times temperature²
-    so that gradients keep their size (Hinton et al., 2015, §2)."""
-    student, teacher = (x.float().flatten(0, -2) / temperature for x in (student, teacher))
+def axis_of_classes(answer: tuple[int, ...], targets: tuple[int, ...]) -> int:
+    """Where the logits of an answer are, by the shapes of both: on the axis that targets lack, the last where
+    that may be (targets that are shares of classes lack none)."""
+    if answer[:-1] != targets and answer[:1] + answer[2:] == targets:
+        return 1
+    return -1
+
+
+def soft_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0, classes: int = -1) -> Tensor:
+    """Cross-entropy with the teacher's probabilities, mean over all axes but that of `classes`, times
+    temperature² so that gradients keep their size (Hinton et al., 2015, §2)."""
+    student, teacher = (
+        x.float().movedim(classes, -1).flatten(0, -2) / temperature for x in (student, teacher)
+    )
     return F.cross_entropy(student, teacher.softmax(-1)) * temperature**2
 
 

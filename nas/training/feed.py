@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.errors import RunError
+from nas.errors import NasError, RunError, told
 from nas.tasks import Batch, Library, Task
 from nas.training.group import Group
 from nas.training.prefetch import Prefetched
@@ -33,7 +34,8 @@ class Feed:
     def groups(self, epoch: int, done: int) -> Generator[list[Batch]]:
         """What is left of an epoch after `done` updates, as many batches as an update takes at a time."""
         count = self.recipe.accumulate
-        source = self.task.batches("train", seed=self.seed, epoch=epoch, first=done * count)
+        with self._errors_of_task():
+            source = iter(self.task.batches("train", seed=self.seed, epoch=epoch, first=done * count))
         # What draws from PyTorch's own numbers must not do so while a step does.
         batches = source if isinstance(getattr(self.task, "augment", None), Library) else Prefetched(source)
         try:
@@ -63,9 +65,25 @@ class Feed:
         count = len(part.targets)
         return (part, count) if count else (share(batch, 0, len(batch.targets)), 0)
 
+    @contextmanager
+    def _errors_of_task(self) -> Iterator[None]:
+        try:
+            yield
+        except NasError:
+            raise
+        except Exception as error:
+            task = type(self.task).__name__
+            raise RunError(f"`batches` of {task} must give those of train, but{told(error)}") from error
+
     def _awaited(self, take: Callable[[], list[Batch]]) -> list[Batch]:
-        start = time.perf_counter()
-        taken = take()
+        start, task = time.perf_counter(), type(self.task).__name__
+        with self._errors_of_task():
+            taken = take()
+        if wrong := [batch for batch in taken if not isinstance(batch, Batch)]:
+            raise RunError(
+                f"`batches` of {task} must give `nas.tasks.Batch(inputs, targets)`: got a "
+                f"{type(wrong[0]).__name__}."
+            )
         self.waited += time.perf_counter() - start
         return taken
 

@@ -52,10 +52,13 @@ class Guard:
 
     def require_sane(self, loss: float, step: int, architecture: Any) -> None:
         """Of any subnet's loss to the labels: raises RunError too where it is far above those of the first
-        steps, and that of knowing nothing."""
+        steps, and that of knowing nothing (losses that may be negative are no multiples of one another)."""
         self.require_finite("loss", loss, step, architecture)
-        usual = sum(self.begin) / len(self.begin) if self.begin else math.inf
-        usual = max(usual, self.nothing or 0.0)
+        nothing = self.nothing or 0.0
+        known = self.begin and (nothing > 0 or len(self.begin) == FIRST_STEPS)
+        if not known or min(nothing, *self.begin) < 0:
+            return
+        usual = max(sum(self.begin) / len(self.begin), nothing)
         times = self.recipe.explosion
         if times < math.inf and loss > times * usual:
             law = f"The loss must not exceed {times:g} times that of the first steps or of zeros, {usual:.3g}"

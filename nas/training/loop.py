@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -14,16 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nas.architecture import architecture_id
-from nas.errors import NasError, RunError
+from nas.errors import NasError, RunError, told
+from nas.files import write_atomically
 from nas.supernet import Box, Supernet
 from nas.tasks import Batch, Tally, Task
 from nas.threads import cpu_threads
 from nas.training.batch_norm import synchronised
 from nas.training.checkpoint import Checkpoints, save_tensors
-from nas.training.distillation import Features, feature_loss
+from nas.training.distillation import Features, axis_of_classes, feature_loss
 from nas.training.feed import Feed, moved, share
 from nas.training.gradients import Gradients
 from nas.training.group import Alone, Group
@@ -32,6 +31,7 @@ from nas.training.heap import frozen_heap
 from nas.training.optimizer import MOMENTS, SlicedAdamW
 from nas.training.recipe import Recipe
 from nas.training.streams import MODULES, torch_seed
+from nas.training.subnets import architectures_of
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,11 @@ class _Training:
         self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
         self.features = Features(recipe.distillation.parts) if recipe.distillation.features else None
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.keep)
-        self.steps_per_epoch = math.ceil(task.batch_count("train") / recipe.accumulate)
+        if (batches := task.batch_count("train")) < 1:
+            raise RunError(
+                f"`batch_count` of {type(task).__name__} must be 1 or more of train: got {batches}."
+            )
+        self.steps_per_epoch = math.ceil(batches / recipe.accumulate)
         self.steps = self.steps_per_epoch * recipe.epochs
         self.feed = Feed(task, recipe, seed, self.group, self.device)
         self._require_parts()
@@ -211,16 +215,13 @@ class _Training:
         self.sums.steps += 1
         self.sums.tallies = [a + b for a, b in zip(self.sums.tallies, tallies, strict=True)]
         self.step += 1
+        self.sums.seconds += time.perf_counter() - start + self.feed.waited
         self.sums.waited, self.feed.waited = self.sums.waited + self.feed.waited, 0.0
-        self.sums.seconds += time.perf_counter() - start
 
     def _step(self, batches: list[Batch]) -> tuple[float, list[Tally]]:
         """One update from all subnets of the step; loss of the first, tallies of the first two."""
         recipe = self.recipe
-        drawn = recipe.subnets.at(self.trained, self.seed, self.step, self.step / self.steps)
-        if not drawn:
-            rule = type(recipe.subnets).__name__
-            raise RunError(f"`at` of {rule} must give an architecture or more: got none at step {self.step}.")
+        drawn = architectures_of(recipe.subnets, self.trained, self.seed, self.step, self.step / self.steps)
         architectures = [a for a in drawn if self.supernet.holds(a)] or drawn
         gradients, others = Gradients(), Gradients()
         tallies, loss = [Tally(), Tally()], 0.0
@@ -230,7 +231,7 @@ class _Training:
             found = run(architectures, batch, images, gradients, others if recipe.project else gradients)
             loss += found[0]
             tallies = [a + b for a, b in zip(tallies, found[1], strict=True)]
-        loss = self._added_up(gradients, others, loss)
+        loss, tallies = self._added_up(gradients, others, loss, tallies)
         self.guard.require_sane(loss, self.step, architectures[0])
         if recipe.project:
             gradients.without_conflict(others)
@@ -259,9 +260,8 @@ class _Training:
             slices = self.supernet.slices(boxes)
             with self._running(architecture, batch, count), self._features(architecture) as features:
                 answer = self.supernet(architecture, *batch.inputs, train=True, slices=slices)
-                label_loss = self.task.loss(answer, batch)
-                self._note_nothing(answer, batch)
-                loss = distillation.loss(answer, label_loss, inside, outside, self._of_numbers(batch))
+                label_loss = self._label_loss(answer, batch)
+                loss = distillation.loss(answer, label_loss, inside, outside, self._classes(answer, batch))
                 if taught:
                     loss = loss + distillation.features * feature_loss(features, taught).to(loss.device)
             self.guard.require_finite("loss", float(loss.detach()), self.step, architecture)
@@ -276,22 +276,22 @@ class _Training:
                     inside, taught = answer.detach(), {n: f.detach() for n, f in features.items()}
         return weight * first, tallies
 
-    def _of_numbers(self, batch: Batch) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """The task's own loss to a teacher's answer, where targets are numbers."""
-        if not self.numbers:
-            return None
+    def _classes(self, answer: Tensor, batch: Batch) -> int | None:
+        """The axis of logits; None where targets are numbers."""
+        return None if self.numbers else axis_of_classes(tuple(answer.shape), tuple(batch.targets.shape))
 
-        def loss(answer: Tensor, teacher: Tensor) -> Tensor:
-            if teacher.numel() != batch.targets.numel():
-                return F.mse_loss(answer, teacher)
-            return self.task.loss(answer, batch._replace(targets=teacher.reshape(batch.targets.shape)))
-
-        return loss
-
-    def _note_nothing(self, answer: Tensor, batch: Batch) -> None:
-        """Once: by what a loss is known to be a large one."""
+    def _label_loss(self, answer: Tensor, batch: Batch) -> Tensor:
+        """The task's loss; once, that of knowing nothing too, by which a loss is known to be a large one."""
+        loss = self.task.loss(answer, batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"a tensor of {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            raise RunError(
+                f"`loss` of {type(self.task).__name__} must give a tensor of one number, the mean over the "
+                f"batch: got {got}."
+            )
         if self.guard.nothing is None:
             self.guard.nothing = float(self.task.loss(torch.zeros_like(answer), batch))
+        return loss.reshape(())
 
     def _shared(
         self, architectures: list[Any], batch: Batch, images: int, gradients: Gradients, _: Gradients
@@ -309,11 +309,9 @@ class _Training:
             outside = self._teacher_answer(part)
             with self._running(architecture, part, count):
                 answer = self.supernet(architecture, *part.inputs, train=True, slices=slices)
-                label_loss = self.task.loss(answer, part)
-                self._note_nothing(answer, part)
-                loss = self.recipe.distillation.loss(
-                    answer, label_loss, None, outside, self._of_numbers(part)
-                )
+                label_loss = self._label_loss(answer, part)
+                classes = self._classes(answer, part)
+                loss = self.recipe.distillation.loss(answer, label_loss, None, outside, classes)
             self.guard.require_sane(float(label_loss.detach()), self.step, architecture)
             self.guard.require_finite("loss", float(loss.detach()), self.step, architecture)
             total = total + loss * (count / images)
@@ -326,9 +324,20 @@ class _Training:
         return float(total.detach()), tallies
 
     def _tally(self, answer: Tensor, batch: Batch) -> Tally:
-        return self.task.tallies(answer.detach().float().cpu(), moved(batch, torch.device("cpu")))[
-            self.task.metric.name
-        ]
+        task, name = type(self.task).__name__, self.task.metric.name
+        try:
+            tallies = self.task.tallies(answer.detach().float().cpu(), moved(batch, torch.device("cpu")))
+        except NasError:
+            raise
+        except Exception as error:
+            raise RunError(
+                f"`tallies` of {task} must give the metrics of a batch, but{told(error)}"
+            ) from error
+        if not isinstance(found := tallies.get(name), Tally):
+            raise RunError(
+                f"`tallies` of {task} must give a Tally of its metric, {name}: got {dict(tallies)}."
+            )
+        return found
 
     def _teacher_answer(self, batch: Batch) -> Tensor | None:
         if self.teacher is None:
@@ -350,7 +359,7 @@ class _Training:
             shapes = ", ".join(str(tuple(x.shape)) for x in batch.inputs)
             raise RunError(
                 f"The module of architecture {architecture_id(architecture)} and the loss must work for "
-                f"inputs {shapes}, but at step {self.step}{_place(error)}: {type(error).__name__}: {error}"
+                f"inputs {shapes}, but at step {self.step}{told(error)}"
             ) from error
 
     def _autocast(self) -> torch.autocast:
@@ -363,13 +372,17 @@ class _Training:
             return nullcontext({})
         return self.features.of(self.supernet.skeleton(architecture))
 
-    def _added_up(self, gradients: Gradients, others: Gradients, loss: float) -> float:
-        """Adds up what each process has of the means over all images; returns the loss likewise."""
+    def _added_up(
+        self, gradients: Gradients, others: Gradients, loss: float, tallies: list[Tally]
+    ) -> tuple[float, list[Tally]]:
+        """Adds up what each process has of the means over all images; returns loss and tallies likewise."""
         if self.group.size == 1:
-            return loss
-        sums = torch.tensor([loss], device=self.device)
+            return loss, tallies
+        parts = [loss, *(x for t in tallies for x in (t.total, t.squares, t.n))]
+        sums = torch.tensor(parts, device=self.device)
         self.group.add_up([*gradients.values(), *others.values(), sums])
-        return float(sums[0])
+        loss, *both = sums.tolist()
+        return loss, [Tally(both[i], both[i + 1], round(both[i + 2])) for i in (0, 3)]
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -443,14 +456,7 @@ class _Training:
     def _trim_history(self, epochs: int) -> None:
         path = self.folder / "history.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        path.write_text("".join(lines[:epochs]))
-
-
-def _place(error: Exception) -> str:
-    """The innermost line that is not a library's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename]
-    return f", {own[-1].filename} line {own[-1].lineno}" if own else ""
+        write_atomically(path, "".join(lines[:epochs]))
 
 
 def _gather(boxes: Mapping[str, Box], slices: Mapping[str, Tensor], gradients: Gradients) -> None:

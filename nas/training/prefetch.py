@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -12,23 +11,16 @@ T = TypeVar("T")
 
 
 class Prefetched(Iterator[T]):
-    """What `source` gives, in its order, from a thread that is up to `ahead` items ahead.
-
-    Attributes:
-        waited: seconds that were spent waiting for items.
-    """
+    """What `source` gives, in its order, from a thread that is up to `ahead` items ahead."""
 
     def __init__(self, source: Iterator[T], ahead: int = 2) -> None:
-        self.waited = 0.0
         self._items: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(ahead)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(source,), daemon=True)
         self._thread.start()
 
     def __next__(self) -> T:
-        start = time.perf_counter()
         item, problem = self._items.get()
-        self.waited += time.perf_counter() - start
         if problem is not None:
             self._items.put((None, problem))  # for whoever asks again
             raise problem

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nas.errors import RunError, SpaceError
+from nas.errors import NasError, RunError, SpaceError, told
 from nas.space import Between, Space, Within
 
 Costs = Callable[[np.ndarray], np.ndarray]
@@ -39,6 +39,28 @@ class Subnets(ABC):
     def trains(self, space: Space, architecture: Any) -> bool:
         """Whether some step may train `architecture`, a member of `space`."""
         return True
+
+
+def architectures_of(rule: Subnets, space: Space, seed: int, step: int, progress: float) -> list[Any]:
+    """What `rule` gives for a step.
+
+    Raises:
+        RunError: it gives no architectures of the space, or fails.
+    """
+    name = type(rule).__name__
+    try:
+        drawn = rule.at(space, seed, step, progress)
+    except NasError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"`at` of {name} must give the architectures of a step, but at step {step}{told(error)}"
+        ) from error
+    if not isinstance(drawn, (list, tuple)) or not drawn or not all(map(is_dataclass, drawn)):
+        raise RunError(
+            f"`at` of {name} must give a list of architectures, one or more: got {drawn!r} at step {step}."
+        )
+    return list(drawn)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from training.small import (
     RECIPE,
     Stop,
@@ -21,11 +22,13 @@ from training.small import (
 
 from nas.cluster import train_parallel
 from nas.cluster.local import connect
+from nas.cluster.parallel import _require_room
 from nas.errors import RunError
 from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import Mix
 from nas.training import Sandwich, Subnets, train
+from nas.training.batch_norm import synchronised
 
 RECIPE = replace(RECIPE, epochs=2)
 HERE = [sys.modules[__name__]]  # workers cannot import tests
@@ -120,7 +123,9 @@ class Deadly(Subnets):
 
 def test_a_process_that_dies_changes_nothing(ray, task, tmp_path):
     """On Ray: the result is that of one process that was never disturbed."""
-    whole = train(made_up_supernet(task), task, RECIPE, tmp_path / "whole").state()
+    undisturbed = []
+    one = train(made_up_supernet(task), task, RECIPE, tmp_path / "whole", on_epoch=undisturbed.append)
+    whole = one.state()
     recipe = replace(RECIPE, workers=2, subnets=Deadly(str(tmp_path / "died")))
     epochs = []
     supernet = made_up_supernet(task)
@@ -129,6 +134,9 @@ def test_a_process_that_dies_changes_nothing(ray, task, tmp_path):
     ).state()
     assert (tmp_path / "died").exists()
     assert [e.epoch for e in epochs] == [1, 2]
+    for told, alone in zip(epochs, undisturbed, strict=True):  # of all images, not of one process's
+        assert told.first_metric == pytest.approx(alone.first_metric)
+        assert told.second_metric == pytest.approx(alone.second_metric)
     steps = [int(line) for line in (tmp_path / "died-steps").read_text().split()]
     assert steps.count(0) == 1  # it went on from a checkpoint
     assert steps.count(4) == 2
@@ -163,6 +171,45 @@ def test_batch_norms_see_the_batches_of_all(ray, task, tmp_path):
     two = train_parallel(other, odd, replace(recipe, workers=2), tmp_path / "two", by_value=HERE).state()
     for name, tensor in whole.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+class Twin:
+    """One of two processes that have the same inputs."""
+
+    rank, size = 0, 2
+
+    def total(self, tensor):
+        return tensor * 2
+
+
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+def test_batch_norms_do_not_cancel(mean):
+    torch.manual_seed(0)
+    x = (torch.randn(64, 5, 4, 4) + mean).requires_grad_()
+    weight, bias = torch.rand(5), torch.rand(5)
+    both = torch.cat([x, x]).double()
+    expected = F.batch_norm(both, None, None, weight.double(), bias.double(), training=True)[:64]
+    with synchronised(Twin(), counts=True):
+        found = F.batch_norm(x, None, None, weight, bias, training=True)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+    pull = torch.randn_like(found)
+    (wanted,) = torch.autograd.grad((expected * pull).sum(), x, retain_graph=True)
+    (got,) = torch.autograd.grad((found * pull).sum(), x)
+    torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("there", "kind", "message"),
+    [
+        ({"CPU": 1.0}, "CPU", "than Ray has CPUs, one each: got 2, and there are 1"),
+        ({"CPU": 4.0, "GPU": 1.0}, "GPU", "has GPUs, .*device=cpu"),
+        ({}, "CPU", "there are 0"),
+    ],
+)
+def test_processes_that_would_wait_forever(there, kind, message):
+    with pytest.raises(RunError, match=message):
+        _require_room(2, there, kind)
+    _require_room(2, {"CPU": 2.0}, "CPU")
 
 
 class Broken(Subnets):

@@ -117,7 +117,7 @@ def test_training_goes_on_after_a_kill(nas, trained, tmp_path):
     """Weights after kill -9 and --resume equal those of the training that nobody disturbed."""
     from spine.conftest import settings
 
-    from nas.rundir import file_hash
+    from nas.files import file_hash
 
     folder = tmp_path / "runs"
     small = settings(training__checkpoint_seconds=0)

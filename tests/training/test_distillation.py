@@ -25,6 +25,7 @@ from nas.export import Subnet, export_subnet
 from nas.supernet import Supernet
 from nas.tasks import Batch, Metric, Tally
 from nas.training import Distillation, Nested, OneBatch, SinglePath, soft_loss, train
+from nas.training.distillation import axis_of_classes
 from search_spaces import hierarchical
 
 
@@ -60,6 +61,16 @@ def test_soft_loss_is_its_definition():
     words = torch.randn(2, 7, 11), torch.randn(2, 7, 11)  # (B, L, vocabulary)
     expected = -(F.softmax(words[1], -1) * F.log_softmax(words[0], -1)).sum(-1).mean()
     torch.testing.assert_close(soft_loss(*words), expected)
+    torch.testing.assert_close(soft_loss(*(w.movedim(-1, 1) for w in words), classes=1), expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "targets", "axis"),
+    [((5, 3), (5,), -1), ((2, 7, 11), (2, 7), -1), ((2, 11, 7, 5), (2, 7, 5), 1), ((5, 3), (5, 3), -1)],
+    ids=["classes", "words", "pixels", "shares"],
+)
+def test_classes_are_on_the_axis_that_targets_lack(answer, targets, axis):
+    assert axis_of_classes(answer, targets) == axis
 
 
 def test_shares_of_labels_largest_and_teacher(task, supernet, teacher, tmp_path, monkeypatch):
@@ -100,7 +111,7 @@ class Numbers:
         return {"error": Tally.of((outputs[:, 0] - batch.targets).abs())}
 
 
-def test_numbers_are_taught_by_the_loss_of_the_task(task, tmp_path, monkeypatch):
+def test_numbers_are_drawn_to_those_of_the_teacher(task, tmp_path, monkeypatch):
     """A softmax over one output would teach nothing."""
     space = hierarchical.space(replace(task, classes=1), widths=((8, 16),), depths=(1, 2))
     supernet = Supernet(hierarchical.build, space)
@@ -111,6 +122,43 @@ def test_numbers_are_taught_by_the_loss_of_the_task(task, tmp_path, monkeypatch)
     losses = [F.mse_loss(answers[0], batch.targets.float())]
     losses += [F.mse_loss(answer, answers[0].detach()) for answer in answers[1:]]
     assert_gradients(found, bank_gradients(supernet, torch.stack(losses).mean()))
+
+
+class Labels(Numbers):
+    """Several classes at once, as 0 or 1 for each."""
+
+    def batches(self, *arguments, **named):
+        return (
+            Batch(b.inputs, F.one_hot(b.targets, 3).float()) for b in self.base.batches(*arguments, **named)
+        )
+
+    def loss(self, outputs, batch):
+        return F.binary_cross_entropy_with_logits(outputs, batch.targets)
+
+    def tallies(self, outputs, batch):
+        return {"error": Tally.of((outputs.sigmoid() - batch.targets).abs())}
+
+
+def test_logits_of_a_teacher_are_no_targets(task, supernet, tmp_path, monkeypatch):
+    """A loss that wants 0 to 1 has no minimum at them."""
+    recipe = replace(RECIPE, distillation=Distillation(in_place=1.0))
+    found = step_gradients(supernet, Labels(task), recipe, tmp_path, monkeypatch)
+    batch = batch_of(task)
+    answers = [supernet(a, *batch.inputs, train=True) for a in architectures(recipe, supernet)]
+    losses = [F.binary_cross_entropy_with_logits(answers[0], F.one_hot(batch.targets, 3).float())]
+    losses += [F.mse_loss(answer, answers[0].detach()) for answer in answers[1:]]
+    assert_gradients(found, bank_gradients(supernet, torch.stack(losses).mean()))
+
+
+def test_a_teacher_answers_as_it_does_in_use(task, supernet, tmp_path, monkeypatch):
+    teacher = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(64, 3))
+    recipe = replace(RECIPE, subnets=SinglePath(), distillation=Distillation(external=1.0, teacher=teacher))
+    found = step_gradients(supernet, task, recipe, tmp_path, monkeypatch)
+    batch, (architecture,) = batch_of(task), architectures(recipe, supernet)
+    with torch.no_grad():
+        outside = teacher.eval()(*batch.inputs)
+    loss = soft_loss(supernet(architecture, *batch.inputs, train=True), outside)
+    assert_gradients(found, bank_gradients(supernet, loss))
 
 
 def test_features_of_one_shape_are_pulled_together(task, supernet, tmp_path, monkeypatch):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ from training.small import (
     stop_at_step,
 )
 
+from nas import files
 from nas.architecture import architecture_id
 from nas.errors import RunError, SpaceError
 from nas.experiment import Experiment
@@ -32,6 +36,7 @@ from nas.supernet import Supernet
 from nas.tasks import Batch, Mix
 from nas.training import (
     Alone,
+    Checkpoints,
     Distillation,
     Only,
     Recipe,
@@ -45,6 +50,7 @@ from nas.training import (
 )
 from nas.training.feed import Feed
 from nas.training.loop import _Training
+from nas.training.streams import MIXING, MODULES, SIDES, stream
 from search_spaces import hierarchical
 
 
@@ -235,6 +241,24 @@ def test_images_are_scaled_to_the_resolution_of_the_step(task, supernet, tmp_pat
     assert set(sides) == {(8, 8), (16, 16)}
 
 
+def test_sides_do_not_follow_from_the_architectures_beside_them(task):
+    """Nor does anything else that is drawn: numbers of one stream would come in pairs."""
+    space = hierarchical.space(task, widths=((8, 16, 24),), depths=(1, 1))
+    feed = Feed(task, replace(RECIPE, resolutions=(4, 8, 16)), 0, Alone(), torch.device("cpu"))
+    batch = next(task.batches("train"))
+    pairs = {
+        (
+            SinglePath().at(space, 0, step, 0.0)[0].stages[0].width,
+            feed.prepared(batch, step, 0).inputs[0].shape[-1],
+        )
+        for step in range(80)
+    }
+    assert pairs == set(product((8, 16, 24), (4, 8, 16)))
+    streams = [stream(purpose, 3, 5, place) for purpose in (MIXING, SIDES, MODULES) for place in (0, 1)]
+    streams += [np.random.default_rng(key) for key in ((3, 5), (3, 5, 1))]
+    assert len({generator.random() for generator in streams}) == len(streams)
+
+
 def test_targets_may_lie_between_classes(task, supernet, tmp_path):
     epochs = []
     mix = Mix(mixup=0.2, cutmix=1.0, label_smoothing=0.1)
@@ -407,19 +431,119 @@ def test_the_first_steps_may_explode(task, supernet, tmp_path, monkeypatch):
         train(supernet, task, RECIPE, tmp_path)
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_loss_may_be_negative(task, supernet, tmp_path, monkeypatch, sign):
+    """Such as a cosine, whose first values say nothing of its size."""
+    values = iter([sign * 0.01, 0.0])  # the second is that of zeros
+
+    def loss(self, answer, batch):
+        return answer.sum() * 0 + next(values, 0.5)
+
+    monkeypatch.setattr(type(task), "loss", loss)
+    train(supernet, task, replace(RECIPE, subnets=SinglePath()), tmp_path)
+
+
 @dataclass(frozen=True)
-class Nothing(Subnets):
-    """A rule that gives none."""
+class Gives(Subnets):
+    """A rule that gives something else."""
+
+    what: Any
 
     def at(self, space, seed, step, progress):
-        return []
+        return self.what(space)
 
 
-def test_a_rule_that_gives_nothing_is_named(task, supernet, tmp_path):
-    with pytest.raises(
-        RunError, match="`at` of Nothing must give an architecture or more: got none at step 0"
-    ):
-        train(supernet, task, replace(RECIPE, subnets=Nothing()), tmp_path)
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (lambda space: [], r"must give a list of architectures, one or more: got \[\] at step 0"),
+        (lambda space: space.largest(), "must give a list of architectures, one or more: got Hierarchical"),
+        (lambda space: [3], r"must give a list of architectures, one or more: got \[3\]"),
+        (
+            lambda space: 1 / 0,
+            r"at step 0, .*test_training\.py line \d+: ZeroDivisionError: division by zero",
+        ),
+    ],
+    ids=["nothing", "one", "others", "fails"],
+)
+def test_a_rule_that_gives_none_is_named(task, supernet, tmp_path, what, message):
+    with pytest.raises(RunError, match=f"`at` of Gives {message}" if "must" in message else message):
+        train(supernet, task, replace(RECIPE, subnets=Gives(what)), tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "instead", "message"),
+    [
+        (
+            "batch_count",
+            lambda *_: 0,
+            "`batch_count` of ImageClassification must be 1 or more of train: got 0",
+        ),
+        (
+            "batches",
+            lambda *_, **__: iter([(1, 2)]),
+            r"must give `nas.tasks.Batch\(inputs, targets\)`: got a tuple",
+        ),
+        ("batches", lambda *_, **__: 1 / 0, r"must give those of train, but, .* line \d+: ZeroDivisionError"),
+        ("loss", lambda *_: 0.5, "must give a tensor of one number, the mean over the batch: got 0.5"),
+        ("loss", lambda *_: torch.ones(4), r"must give a tensor of one number, .*: got a tensor of \(4,\)"),
+        ("tallies", lambda *_: {}, "must give a Tally of its metric, accuracy: got {}"),
+        ("tallies", lambda *_: 1 / 0, r"must give the metrics of a batch, but, .*: ZeroDivisionError"),
+    ],
+)
+def test_what_a_task_must_give_is_named(task, supernet, tmp_path, monkeypatch, method, instead, message):
+    monkeypatch.setattr(type(task), method, instead)
+    with pytest.raises(RunError, match=message):
+        train(supernet, task, RECIPE, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_time_spent_waiting_is_time(task, supernet, tmp_path, monkeypatch):
+    """A share of it; here nearly all."""
+    own, epochs = type(task).batches, []
+
+    def slow(self, *arguments, **named):
+        for batch in own(self, *arguments, **named):
+            time.sleep(0.3)
+            yield batch
+
+    monkeypatch.setattr(type(task), "batches", slow)
+    train(supernet, task, replace(RECIPE, epochs=1, subnets=SinglePath()), tmp_path, on_epoch=epochs.append)
+    assert 0.3 < epochs[0].waiting < 1
+    assert epochs[0].seconds > 0.3
+
+
+def test_rules_are_told_how_far_the_training_is(task, supernet, tmp_path):
+    told = []
+    train(supernet, task, replace(RECIPE, subnets=Gives(lambda space: [space.largest()])), tmp_path)
+
+    @dataclass(frozen=True)
+    class Told(SinglePath):
+        def at(self, space, seed, step, progress):
+            told.append((step, progress))
+            return super().at(space, seed, step, progress)
+
+    train(supernet, task, replace(RECIPE, subnets=Told()), tmp_path / "told")
+    assert told == [(step, step / len(told)) for step in range(len(told))]
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("bfloat16", torch.bfloat16), ("auto", torch.float32)])
+def test_precision_is_that_of_modules_and_not_of_weights(task, tmp_path, precision, inside):
+    seen = set()
+
+    def watched(architecture):
+        module = hierarchical.build(architecture)
+        module.head.register_forward_hook(lambda _m, _i, output: seen.add(output.dtype))
+        return module
+
+    supernet = Supernet(watched, hierarchical.space(task, widths=((8,),), depths=(1, 1)))
+    recipe = replace(RECIPE, subnets=SinglePath(), precision=precision, device="cpu", learning_rate=1e-2)
+    epochs = []
+    train(supernet, task, recipe, tmp_path, on_epoch=epochs.append)
+    assert seen == {inside}
+    assert {tensor.dtype for tensor in supernet.state().values()} == {torch.float32}
+    assert epochs[-1].loss < epochs[0].loss
 
 
 @pytest.mark.parametrize("off", [-1, 1])
@@ -554,6 +678,45 @@ class TestCheckpoints:
             save_tensors(tmp_path / str(i), {"a": torch.arange(3.0)}, {"epoch": "1", "score": "2"})
         assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
         assert load_tensors(tmp_path / "0")[1] == {"epoch": "1", "score": "2"}
+
+    def test_a_damaged_one_does_not_count_among_those_that_are_kept(self, supernet, tmp_path):
+        kept = Checkpoints(tmp_path, keep=2)
+        for step in (30, 50, 100):
+            kept.save(step, {"a": torch.ones(3)}, {"step": step})
+        kept.path(100).write_bytes(cut_off(kept.path(100).read_bytes()))
+        assert kept.load()[0] == kept.path(50)
+        kept.save(70, {"a": torch.ones(3)}, {"step": 70})
+        assert kept.paths() == [kept.path(50), kept.path(70)]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"accumulate": 2}, "must be gone on with by the same steps_per_epoch, 3: got 2"),
+            ({"epochs": 1}, "must be of a training that goes on, but has 5 steps, of which there are now 3"),
+        ],
+    )
+    def test_steps_that_are_counted_otherwise_are_refused(self, task, supernet, tmp_path, change, message):
+        with pytest.raises(Stop):
+            train(supernet, task, RECIPE, tmp_path, on_step=stop_at_step(5))
+        with pytest.raises(RunError, match=message):
+            train(copy_of(supernet), task, replace(RECIPE, **change), tmp_path)
+        with pytest.raises(RunError, match="by the same seed, 0: got 1"):
+            train(copy_of(supernet), task, RECIPE, tmp_path, seed=1)
+        assert not (tmp_path / "model.safetensors").exists()
+
+    def test_the_history_is_whole_at_every_moment(self, task, supernet, tmp_path, monkeypatch):
+        with pytest.raises(Stop):
+            train(supernet, task, RECIPE, tmp_path, on_step=stop_at_step(8))
+        before = (tmp_path / "history.jsonl").read_text()
+
+        def killed(*_):
+            raise Stop
+
+        with monkeypatch.context() as patched:
+            patched.setattr(files.os, "replace", killed)
+            with pytest.raises(Stop):
+                train(copy_of(supernet), task, RECIPE, tmp_path)
+        assert (tmp_path / "history.jsonl").read_text() == before
 
     def test_where_none_is_whole_nothing_is_done(self, task, supernet, tmp_path):
         with pytest.raises(Stop):
