@@ -93,5 +93,5 @@ def experiment(data: str | None = None) -> Experiment:
         space=choices,
         build=hierarchical.build,
         features=costs.features(choices, task.image_shape[-1]),
-        training=Recipe(epochs=150, learning_rate=LEARNING_RATE),
+        training=Recipe(epochs=130, learning_rate=LEARNING_RATE),
     )
