@@ -22,7 +22,7 @@ from nas.pareto import Scale, crowding_distance, hypervolume, nondominated
 from nas.searchers import NSGA2
 from nas.study import Study
 from nas.supernet import Supernet
-from nas.tasks import ImageClassification
+from nas.tasks import ImageClassification, Split, Task
 from nas.threads import cpu_threads
 from nas.training import Recipe, train
 from nas.trial import Candidate, Evaluation, Trial
@@ -141,21 +141,23 @@ def predictions(
 ) -> np.ndarray:
     """Classes of the first `n` images of *select*, uint8 (architectures, n)."""
     first = replace(task, splits=dict(task.splits) | {"select": select(task)[:n]})
-    return np.array([_classes(supernet, architecture, first) for architecture in architectures])
+    return np.array([classes_of(supernet, architecture, first) for architecture in architectures])
 
 
-def _classes(supernet: Supernet, architecture: Any, task: ImageClassification) -> np.ndarray:
+def classes_of(supernet: Supernet, architecture: Any, task: Task, split: Split = "select") -> np.ndarray:
+    """Of the images of a split, in its order, uint8 (images,)."""
     buffers = statistics(supernet, architecture, task)
     with torch.inference_mode(), cpu_threads(1):
         found = [
             supernet(architecture, *batch.inputs, buffers=buffers).argmax(-1).numpy()
-            for batch in task.batches("select")
+            for batch in task.batches(split)
         ]
     return np.concatenate(found).astype(np.uint8)
 
 
 def packed(classes: np.ndarray) -> np.ndarray:
-    """(n, images) of 0 … 15, two to a byte: (n, images / 2)."""
+    """(n, images) of 0 … 15, two to a byte: (n, images / 2), of an even number of images."""
+    classes = np.pad(classes, ((0, 0), (0, classes.shape[1] % 2)))
     packed: np.ndarray = classes[:, ::2] << 4 | classes[:, 1::2]
     return packed
 

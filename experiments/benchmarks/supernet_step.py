@@ -1,17 +1,19 @@
 """A training step of a subnet in the supernet against one of the plain module of the same architecture.
 
-Step: draw the architecture, forward, backward, clipping, AdamW. Baseline: the extracted module with PyTorch's
-AdamW, both made beforehand. The supernet has a new architecture at every step, so its time includes drawing
-it, building the skeleton and cutting the slices. Steps alternate; ratios are per pair. Beside it the same for
-elastic layers, as AutoFormer has them (`elastic.py`), which compute the same. Then the most bytes of tensors
-that live at one time in a step of the largest architecture, and the share of a training that waits for
-batches.
+Step: draw the architecture, forward, backward, clipping, AdamW; the supernet's is that of `nas.train`, with
+its checks, its metrics and its streams of random numbers. Baseline: the extracted module with PyTorch's
+AdamW, both made beforehand, in a bare loop. The supernet has a new architecture at every step, so its time
+includes drawing it, building the skeleton and cutting the slices. Steps alternate; ratios are per pair.
+Beside it the same for elastic layers, as AutoFormer has them (`elastic.py`), which compute the same, bare
+too. Then the most bytes of tensors that live at one time in a step of the largest architecture, and the
+share of a training that waits for batches.
 
     python -m experiments.benchmarks.supernet_step
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,15 +32,16 @@ from experiments.benchmarks.results import FOLDER, summary, write
 from nas.skeleton import skeleton_of
 from nas.space import Space
 from nas.supernet import Supernet
-from nas.tasks import RandomCropFlip, digits, from_arrays
-from nas.training import Gradients, Recipe, SlicedAdamW, frozen_heap, train
+from nas.tasks import Batch, RandomCropFlip, digits, from_arrays
+from nas.training import Alone, Recipe, Subnets, frozen_heap, train
+from nas.training.loop import _Training
 from search_spaces import hierarchical
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 PAIRS = 40
-WARM = 1500  # architectures drawn before: a training soon knows which choices are legal
+WARM = 50  # architectures drawn before: a training soon knows which choices are legal
 Step = Callable[[Any, Tensor, Tensor], None]
 
 
@@ -88,21 +91,25 @@ def main() -> None:
 # --- steps ------------------------------------------------------------------------------------------
 
 
+class Given(Subnets):
+    """The architecture that was drawn."""
+
+    architecture: Any
+
+    def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
+        return [self.architecture]
+
+
 def of_supernet(supernet: Supernet) -> Step:
-    """As `nas.training` makes it."""
-    matrices, recipe = supernet.matrices(), Recipe()
-    optimizer = SlicedAdamW(supernet.bank, recipe.groups({n: n in matrices for n in supernet.bank}))
+    """As `nas.training` makes it; loss and metric are those of any task of ten classes."""
+    rule = Given()
+    recipe = Recipe(subnets=rule, device="cpu", explosion=math.inf)
+    with tempfile.TemporaryDirectory() as folder:
+        training = _Training(supernet, digits(), recipe, Path(folder), 0, Alone())
 
     def step(architecture: Any, images: Tensor, labels: Tensor) -> None:
-        boxes = supernet.boxes(architecture)
-        slices = supernet.slices(boxes)
-        F.cross_entropy(supernet(architecture, images, train=True, slices=slices), labels).backward()
-        gradients = Gradients()
-        for name, box in boxes.items():
-            if (gradient := slices[name].grad) is not None:
-                gradients.add(name, box, gradient)
-        gradients.scale((1 / (gradients.norm() + 1e-6)).clamp(max=1))
-        optimizer.step(gradients, 1e-3)
+        rule.architecture = architecture
+        training._timed_step([Batch((images,), labels)])
 
     return step
 

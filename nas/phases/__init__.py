@@ -10,7 +10,7 @@ from nas.devices import Device
 from nas.experiment import Experiment
 from nas.phases.assess import Assessment, assess
 from nas.phases.export import choose_entry, entries_where, entry_of, export_entry
-from nas.phases.finetune import Finetuning, finetune
+from nas.phases.finetune import Finetuning, finetune, with_trained
 from nas.phases.profile import profile_device
 from nas.phases.run import (
     IfChanged,
@@ -68,7 +68,8 @@ def all_phases(run: Run, device: Device) -> list[Entry]:
 
 def finish_device(run: Run, device: Device) -> list[Entry]:
     """Verifies a device's front, tracks it, writes the report and prints the table."""
-    entries = verify_front(run, device)
+    verify_front(run, device)
+    entries = with_trained(run, device.name)
     for entry in entries:
         if entry["front"]:
             run.tracker.child(entry)

@@ -174,22 +174,28 @@ def records(run: Run) -> list[dict[str, Any]]:
 
 def _require_own(record: dict[str, Any], path: Path) -> None:
     """Raises RunError for a record in `path` of a file elsewhere."""
-    if record["file"] != Path(record["file"]).name:
+    if (name := str(record.get("file"))) != Path(name).name:
         raise RunError(
-            f"{path} must name files of the folder {FOLDER}: got {record['file']!r}. Remove it, and "
-            f"fine-tune again."
+            f"{path} must name files of the folder {FOLDER}: got {name!r}. Remove it, and fine-tune again."
         )
 
 
 def deployed(run: Run, entry: Entry, architecture: Any) -> Supernet:
     """The weights of a point that are handed out: the supernet's, or, where its figures on the front are
     theirs, those that were trained on."""
-    record = entry.get("trained", {}).get(FINE_TUNED)
-    if not record or not record["deployed"]:
+    record = entry.get("trained", {}).get(FINE_TUNED, {})
+    if not record.get("deployed"):
         return run.supernet
     _require_own(record, run.directory.front)
     tensors, _ = load_tensors(run.directory.path / FOLDER / record["file"])
     return run.experiment.alone(architecture, 0).with_state(tensors)
+
+
+def with_trained(run: Run, device: str) -> list[Entry]:
+    """The verified entries of a device, as what was trained on has them."""
+    if known := {(r["id"], r["kind"]): r for r in records(run)}:
+        _mark(run, known)
+    return [entry for entry in run.directory.read_front() if entry["device"] == device]
 
 
 def _teacher(run: Run, what: Finetuning) -> nn.Module | None:

@@ -297,12 +297,11 @@ class _Training:
         self, architectures: list[Any], batch: Batch, images: int, gradients: Gradients, _: Gradients
     ) -> tuple[float, list[Tally]]:
         """Each subnet on images of its own, of which this process has a share, all in one backward pass; its
-        part of the mean loss over `images`."""
+        part of the mean loss over `images`. None gets a single image, where batch norms have no variance."""
+        architectures = architectures[: max(1, len(batch.targets) // 2)]
         total, tallies, ran = torch.zeros((), device=self.device), [Tally(), Tally()], []
         for i, architecture in enumerate(architectures):
             part = share(batch, i, len(architectures))
-            if not len(part.targets):
-                continue
             part, count = self.feed.own(part)
             boxes = self.supernet.boxes(architecture)
             slices = self.supernet.slices(boxes)

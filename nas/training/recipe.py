@@ -30,7 +30,7 @@ class Recipe:
         weight_decay: AdamW's, on matrices alone.
         clip: largest norm of the gradient.
         subnets: which architectures a step trains.
-        withheld: (last part of a gene's name, options) that no step trains, such as ``(("ratio", (1.5,)),)``:
+        withheld: (last part of a gene's name, options) that no step trains, such as ``(("ratio", (2,)),)``:
             `nas assess --unseen` says how well the bank does what it was never trained for.
         distillation: what they learn from beside the labels.
         project: whether the largest subnet's gradient loses, parameter by parameter, what opposes the others'
@@ -97,7 +97,7 @@ class Recipe:
         if not all(options for _, options in self.withheld):
             raise RunError(
                 f"`training.withheld` must hold pairs of a name and a tuple of options, as in "
-                f"(('ratio', (1.5,)),): got {self.withheld!r}."
+                f"(('ratio', (2,)),): got {self.withheld!r}."
             )
         for name, on in (("project", self.project), ("distillation.features", self.distillation.features)):
             if on and not self.subnets.teaches:

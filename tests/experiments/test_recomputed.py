@@ -8,12 +8,13 @@ from types import ModuleType
 import pytest
 
 from experiments import cifar10_small
-from experiments.benchmarks import learning_rates, nested_bits, strategies
+from experiments.benchmarks import hand_scaled, learning_rates, nested_bits, strategies
 from experiments.benchmarks.results import FOLDER
 
 BENCHMARKS = {
     "nested_bits": (nested_bits, nested_bits.PAGE),
     "learning_rates": (learning_rates, strategies.PAGE),
+    "hand_scaled": (hand_scaled, hand_scaled.PAGE),
 }
 
 

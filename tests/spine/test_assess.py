@@ -8,6 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
+from experiments.benchmarks import results as benchmark_results
+from experiments.benchmarks import trust
+
 SMALL = ("--bins", 2, "--subnets", 2, "--seeds", 1, "--workers", 0)
 
 
@@ -17,7 +20,7 @@ def run(trained, tmp_path):
     return tmp_path / "digits"
 
 
-def test_subnets_are_trained_once_and_compared(nas, run):
+def test_subnets_are_trained_once_and_compared(nas, run, tmp_path, monkeypatch):
     first = nas("assess", run, *SMALL)
     assert "4 subnets, 1 trainings each; 4 are left to do" in first.stdout
     results = json.loads((run / "assessment.json").read_text())
@@ -36,6 +39,15 @@ def test_subnets_are_trained_once_and_compared(nas, run):
     assert 100 * np.unpackbits(data["right"])[: int(data["n"])].mean() == pytest.approx(subnet["alone"][0])
     assert (run / "assessment.png").stat().st_size > 1000
     assert {"tau_within_cost", "median_gap", "top3_regret"} <= set(results["figures"])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trust, "FOLDER", tmp_path)
+        patched.setattr(trust, "RAW", tmp_path / "raw.npz")
+        patched.setattr(benchmark_results, "FOLDER", tmp_path)
+        trust.main(str(run))
+    kept = json.loads((tmp_path / "cifar10_small.json").read_text())
+    assert kept["figures"] == results["figures"]
+    assert kept["largest_accuracy"] == pytest.approx(results["ends"]["largest"]["inherited"])
 
     alone.unlink()
     again = nas("assess", run, *SMALL)

@@ -59,6 +59,12 @@ def test_points_are_trained_on_and_handed_out(nas, finished_copy):
     assert "; 0 trainings are left to do" in again.stdout
     assert {e["id"]: e["objectives"] for e in front(run)} == {i: e["objectives"] for i, e in after.items()}
 
+    nas("verify", "digits", "--run-dir", run.parent)
+    verified = {e["id"]: e for e in front(run)}
+    for name in deployed:
+        assert verified[name]["trained"] == after[name]["trained"]
+        assert verified[name]["objectives"]["accuracy"] == after[name]["objectives"]["accuracy"]
+
     worse = (*SMALL[:4], "--learning-rate", 1e-9, *SMALL[6:])  # moves nothing
     other = nas("finetune", run, *worse, "--where", f"latency_ms<={limit!r}")
     assert f"{len(before)} trainings are left to do ({len(before)} of them again, with" in other.stdout

@@ -38,6 +38,7 @@ from nas.training import (
     Alone,
     Checkpoints,
     Distillation,
+    OneBatch,
     Only,
     Recipe,
     Sandwich,
@@ -358,6 +359,17 @@ def test_random_numbers_of_modules_are_those_of_the_step(task, tmp_path):
         train(Supernet(dropped, space), task, RECIPE, tmp_path / "cut", on_step=stop_at_step(5))
     torch.rand(7)  # whatever happens in between
     assert equal(whole, train(Supernet(dropped, space), task, RECIPE, tmp_path / "cut").state())
+
+
+def test_the_rest_of_an_epoch_is_shared_by_fewer(task, tmp_path):
+    """A batch norm has no variance over one image."""
+
+    def normed(architecture):
+        units = architecture.units
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, units), nn.BatchNorm1d(units), nn.Linear(units, 3))
+
+    supernet = Supernet(normed, Space(Units(oneof(8, 16))))
+    train(supernet, one_batch(task, 32 + 5), replace(RECIPE, subnets=OneBatch(4)), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(task, supernet, tmp_path):
