@@ -145,7 +145,20 @@ def test_how_a_task_trains_is_part_of_what_an_experiment_is(experiment):
     assert recipe_id(other) != recipe_id(experiment)
     faster = replace(experiment, task=replace(experiment.task, eval_batch_size=7))
     assert recipe_id(faster) == recipe_id(experiment)
-    assert settings_of(replace(experiment, task=Two(experiment.task)))["task"]["batches"]
+    assert settings_of(replace(experiment, task=Counted()))["task"] == {
+        "type": f"{__name__}.Counted",
+        "fingerprint": "f",
+        "batches": 7,
+    }
+
+
+class Counted:
+    """A user's task, which is no dataclass."""
+
+    fingerprint = "f"
+
+    def batch_count(self, split):
+        return 7
 
 
 # --- files that run directories name --------------------------------------------------------------

@@ -159,8 +159,9 @@ class TestFigures:
         assert [t.name for t in made.data] == ["nsga2.pi4"]
 
     def test_training_shows_loss_and_the_accuracy_of_both_subnets(self, finished_run: Path) -> None:
-        made = training_figure(read_run(finished_run).history)
-        assert made is not None
+        view = read_run(finished_run)
+        made = training_figure(view.history, view.objectives[0])
+        assert made.layout.yaxis2.title.text == "accuracy (%)"
         assert [t.name for t in made.data] == ["loss", "first subnet of a step", "second subnet of a step"]
         assert made.layout.xaxis.domain[1] < made.layout.xaxis2.domain[0]  # side by side
         assert made.layout.yaxis2.gridcolor == GRID

@@ -8,6 +8,7 @@ from html import escape
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from nas.objectives import Objective
 from nas.reading import (
     Record,
     RunView,
@@ -94,21 +95,22 @@ def accuracy_figure(view: RunView, device: str) -> go.Figure | None:
     return made
 
 
-def training_figure(history: Sequence[Record]) -> go.Figure | None:
-    """Loss and the accuracy of the first two subnets of each step while the supernet trained."""
-    if not history:
-        return None
-    accuracies = sorted(
-        {k for record in history for k, v in record.items() if k.endswith("_accuracy") and v is not None}
+METRIC = "_metric"
+
+
+def training_figure(history: Sequence[Record], quality: Objective) -> go.Figure:
+    """Loss and the metric of the first two subnets of each step while the supernet trained."""
+    metrics = sorted(
+        {k for record in history for k, v in record.items() if k.endswith(METRIC) and v is not None}
     )
     made = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
-    look = figure("How the supernet learned: its loss, and its subnets' accuracy").layout
+    look = figure(f"How the supernet learned: its loss, and its subnets' {quality.name}").layout
     plain = look.to_plotly_json()  # without the unset properties, which would undo the two domains
     made.update_layout(plain)
     made.update_xaxes(plain["xaxis"]).update_yaxes(plain["yaxis"])
     panels = (
         (["loss"], "loss", [MUTED]),
-        (accuracies, "accuracy (%)", series_colours(len(accuracies))),
+        (metrics, title(quality), series_colours(len(metrics))),
     )
     for column, (names, axis, colours) in enumerate(panels, start=1):
         made.update_xaxes(title_text="training step", row=1, col=column)
@@ -125,7 +127,7 @@ def _curve(history: Sequence[Record], name: str, colour: str) -> go.Scatter:
         x=[step for step, _ in points],
         y=[number for _, number in points],
         mode="lines",
-        name=name.replace("_accuracy", " subnet of a step"),
+        name=name.replace(METRIC, " subnet of a step"),
         line={"color": colour, "width": 2},
     )
 

@@ -210,7 +210,8 @@ def _counts(view: RunView, device: str) -> str:
 
 
 def _training(view: RunView) -> str:
-    return _card(training_figure(view.history)) or _nothing("No training history in this run.")
+    made = training_figure(view.history, view.objectives[0]) if view.history and view.objectives else None
+    return _card(made) or _nothing("No training history in this run.")
 
 
 def _settings(view: RunView) -> str:

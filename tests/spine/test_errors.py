@@ -171,7 +171,10 @@ class TestRunDirectory:
         assert (
             "with the recipe of its supernet, but training.epochs was 2, is 9. Add --if-changed new" in found
         )
+        found = refused(nas, "train", "digits", "--run-dir", folder, *go_on, "--set", "task.batch_size=9")
+        assert "but task.batches was 16, is 110; task.batch_size was 64, is 9." in found
         nas("train", "digits", "--run-dir", folder, *go_on, "--set", "training.keep=9")
+        nas("train", "digits", "--run-dir", folder, "--resume", "--set", "task.eval_batch_size=9")
 
     def test_a_changed_file_does_not_block_what_comes_after(self, nas, finished_copy):
         directory = RunDirectory(finished_copy)
