@@ -443,10 +443,10 @@ def test_the_first_steps_may_explode(task, supernet, tmp_path, monkeypatch):
         train(supernet, task, RECIPE, tmp_path)
 
 
-@pytest.mark.parametrize("sign", [-1, 1])
-def test_a_loss_may_be_negative(task, supernet, tmp_path, monkeypatch, sign):
+@pytest.mark.parametrize("first", [[0.01], [-1.0] * 11], ids=["by chance not", "at first"])
+def test_a_loss_may_be_negative(task, supernet, tmp_path, monkeypatch, first):
     """Such as a cosine, whose first values say nothing of its size."""
-    values = iter([sign * 0.01, 0.0])  # the second is that of zeros
+    values = iter([first[0], 0.0, *first[1:]])  # the second is that of zeros
 
     def loss(self, answer, batch):
         return answer.sum() * 0 + next(values, 0.5)
