@@ -17,6 +17,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ from nas.space import Space
 from nas.supernet import Supernet
 from nas.tasks import Batch, RandomCropFlip, digits, from_arrays
 from nas.training import Alone, Recipe, Subnets, frozen_heap, train
-from nas.training.loop import _Training
+from nas.training.feed import Feed
+from nas.training.guard import Guard
+from nas.training.update import Update
 from search_spaces import hierarchical
 
 matplotlib.use("Agg")
@@ -104,12 +107,12 @@ def of_supernet(supernet: Supernet) -> Step:
     """As `nas.training` makes it; loss and metric are those of any task of ten classes."""
     rule = Given()
     recipe = Recipe(subnets=rule, device="cpu", explosion=math.inf)
-    with tempfile.TemporaryDirectory() as folder:
-        training = _Training(supernet, digits(), recipe, Path(folder), 0, Alone())
+    feed, steps = Feed(digits(), recipe, 0, Alone(), torch.device("cpu")), count()
+    update = Update(supernet, feed.task, recipe, feed, Guard(recipe, Path()))
 
     def step(architecture: Any, images: Tensor, labels: Tensor) -> None:
         rule.architecture = architecture
-        training._timed_step([Batch((images,), labels)])
+        update([Batch((images,), labels)], next(steps), 0.5)
 
     return step
 
