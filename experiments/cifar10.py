@@ -11,11 +11,10 @@ from nas.experiment import Experiment
 from nas.training import Recipe
 from search_spaces import costs, hierarchical
 
-
 LEARNING_RATE = 0.008
 """Between 0.006 and 0.012: after 6 epochs (`nas train cifar10 --set training.epochs=6 --set
-training.learning_rate=…`) the largest and the smallest subnet had 54.7 and 48.8 % at the one, 54.2 and 49.5 at
-the other, 51.8 and 46.8 at 0.003."""
+training.learning_rate=…`) the largest and the smallest subnet had 54.7 and 48.8 % at the one, 54.2 and 49.5
+at the other, 51.8 and 46.8 at 0.003."""
 
 
 def experiment(data: str | None = None) -> Experiment:
