@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class NasError(Exception):
@@ -37,7 +39,19 @@ class TrackingError(NasError):
     """A tracking server that does not answer."""
 
 
-def told(error: Exception) -> str:
+@contextmanager
+def errors_of_users(law: Callable[[], str]) -> Iterator[None]:
+    """What fails in a user's code becomes a RunError: `law` (made only then, since that may take a while),
+    where it came up, and what it was."""
+    try:
+        yield
+    except NasError:
+        raise
+    except Exception as error:
+        raise RunError(f"{law()}{_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
     """Where an error came up, by the innermost line that is no library's, and what it is."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "site-packages" not in frame.filename]

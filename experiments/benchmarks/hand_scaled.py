@@ -101,6 +101,7 @@ SWIN, CONVNEXT = "Swin manner", "ConvNeXt manner"
 ALONE = tuple(f"that size alone, {i}" for i in range(len(SIZES)))
 AT_FIVE_TIMES = "that size alone, at five times the core-seconds in all"
 ARMS = (*SUPERNETS, SWIN, CONVNEXT, *ALONE)
+SHOWN = (*SUPERNETS, SWIN, CONVNEXT, AT_FIVE_TIMES)
 PIECES = [(arm, seed) for seed in SEEDS for arm in ARMS]
 
 
@@ -445,11 +446,10 @@ def evaluated(pieces: Mapping[tuple[str, int], Piece]) -> dict[str, Any]:
     known = what_is_known()
     budgets = [float(b) for b in pieces[SWIN, 0].figures["ms"]]
     merged = _with_alone(pieces)
-    arms = (*SUPERNETS, SWIN, CONVNEXT, AT_FIVE_TIMES)
     slowest = max(max(p.figures["ms"]) for p in pieces.values())  # so that no arm's best lies at the edge
     scale = Scale(ideal=(-75.0, 0.0), nadir=(-30.0, slowest))
-    volumes = {a: [_volume(merged[a, s], scale) for s in SEEDS] for a in arms}
-    at = {a: [[_at(merged[a, s], b) for b in budgets] for s in SEEDS] for a in arms}
+    volumes = {a: [_volume(merged[a, s], scale) for s in SEEDS] for a in SHOWN}
+    at = {a: [[_at(merged[a, s], b) for b in budgets] for s in SEEDS] for a in SHOWN}
     against: dict[str, Any] = {}
     for a in SUPERNETS:
         for b in (SWIN, CONVNEXT, AT_FIVE_TIMES):
@@ -512,7 +512,7 @@ def draw(pieces: Mapping[tuple[str, int], Piece]) -> None:
     merged = _with_alone(pieces)
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     looks = ("C0o", "C9o", "C3o", "C6o", "C1s", "C2^", "C4d")
-    for arm, look in zip((*SUPERNETS, SWIN, CONVNEXT, AT_FIVE_TIMES), looks, strict=True):
+    for arm, look in zip(SHOWN, looks, strict=True):
         for s in SEEDS:
             piece = merged[arm, s]
             axes.plot(

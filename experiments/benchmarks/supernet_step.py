@@ -44,7 +44,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 PAIRS = 40
-WARM = 50  # architectures drawn before: a training soon knows which choices are legal
+WARM = 1500  # architectures drawn before: a training soon knows which choices are legal
 Step = Callable[[Any, Tensor, Tensor], None]
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.errors import NasError, RunError, told
+from nas.errors import RunError, errors_of_users
 from nas.tasks import Batch, Library, Task
 from nas.training.group import Group
 from nas.training.prefetch import Prefetched
@@ -65,15 +65,10 @@ class Feed:
         count = len(part.targets)
         return (part, count) if count else (share(batch, 0, len(batch.targets)), 0)
 
-    @contextmanager
-    def _errors_of_task(self) -> Iterator[None]:
-        try:
-            yield
-        except NasError:
-            raise
-        except Exception as error:
-            task = type(self.task).__name__
-            raise RunError(f"`batches` of {task} must give those of train, but{told(error)}") from error
+    def _errors_of_task(self) -> AbstractContextManager[None]:
+        return errors_of_users(
+            lambda: f"`batches` of {type(self.task).__name__} must give those of train, but"
+        )
 
     def _awaited(self, take: Callable[[], list[Batch]]) -> list[Batch]:
         start, task = time.perf_counter(), type(self.task).__name__

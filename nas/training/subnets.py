@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nas.errors import NasError, RunError, SpaceError, told
+from nas.errors import RunError, SpaceError, errors_of_users
 from nas.space import Between, Space, Within
 
 Costs = Callable[[np.ndarray], np.ndarray]
@@ -48,14 +48,8 @@ def architectures_of(rule: Subnets, space: Space, seed: int, step: int, progress
         RunError: it gives no architectures of the space, or fails.
     """
     name = type(rule).__name__
-    try:
+    with errors_of_users(lambda: f"`at` of {name} must give the architectures of a step, but at step {step}"):
         drawn = rule.at(space, seed, step, progress)
-    except NasError:
-        raise
-    except Exception as error:
-        raise RunError(
-            f"`at` of {name} must give the architectures of a step, but at step {step}{told(error)}"
-        ) from error
     if not isinstance(drawn, (list, tuple)) or not drawn or not all(map(is_dataclass, drawn)):
         raise RunError(
             f"`at` of {name} must give a list of architectures, one or more: got {drawn!r} at step {step}."

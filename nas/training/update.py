@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nas.architecture import architecture_id
-from nas.errors import NasError, RunError, told
+from nas.errors import RunError, errors_of_users
 from nas.supernet import Box, Supernet
 from nas.tasks import Batch, Tally, Task
 from nas.training.batch_norm import synchronised
@@ -202,14 +202,8 @@ class Update:
 
     def _tally(self, answer: Tensor, batch: Batch) -> Tally:
         task, name = type(self.task).__name__, self.task.metric.name
-        try:
+        with errors_of_users(lambda: f"`tallies` of {task} must give the metrics of a batch, but"):
             tallies = self.task.tallies(answer.detach().float().cpu(), moved(batch, torch.device("cpu")))
-        except NasError:
-            raise
-        except Exception as error:
-            raise RunError(
-                f"`tallies` of {task} must give the metrics of a batch, but{told(error)}"
-            ) from error
         if not isinstance(found := tallies.get(name), Tally):
             raise RunError(
                 f"`tallies` of {task} must give a Tally of its metric, {name}: got {dict(tallies)}."
@@ -227,17 +221,16 @@ class Update:
     def _running(self, architecture: Any, batch: Batch, count: int) -> Iterator[None]:
         """What a subnet runs in, on `count` images of this process; errors of the module or the task become
         one that says where they came up."""
-        try:
-            with synchronised(self.group, counts=count > 0), self._autocast():
-                yield
-        except NasError:
-            raise
-        except Exception as error:
+
+        def law() -> str:
             shapes = ", ".join(str(tuple(x.shape)) for x in batch.inputs)
-            raise RunError(
+            return (
                 f"The module of architecture {architecture_id(architecture)} and the loss must work for "
-                f"inputs {shapes}, but at step {self.step}{told(error)}"
-            ) from error
+                f"inputs {shapes}, but at step {self.step}"
+            )
+
+        with errors_of_users(law), synchronised(self.group, counts=count > 0), self._autocast():
+            yield
 
     def _autocast(self) -> torch.autocast:
         precision = self.recipe.precision
