@@ -43,6 +43,11 @@ class Skeleton:
 # One cache for all supernets: architectures sampled in training rarely repeat, those of a search do.
 @lru_cache(maxsize=256)
 def skeleton_of(build: AtBits, layouts_of: LayoutsOf | None, architecture: Any) -> Skeleton:
+    with torch.random.fork_rng(devices=[]):  # whether it is built or in the cache, others draw the same
+        return _skeleton(build, layouts_of, architecture)
+
+
+def _skeleton(build: AtBits, layouts_of: LayoutsOf | None, architecture: Any) -> Skeleton:
     with torch.device("meta"), _silent_initialisation():
         module = build.build(architecture)
     if not isinstance(module, nn.Module):

@@ -3,10 +3,10 @@
 Step: draw the architecture, forward, backward, clipping, AdamW; the supernet's is that of `nas.train`, with
 its checks, its metrics and its streams of random numbers. Baseline: the extracted module with PyTorch's
 AdamW, both made beforehand, in a bare loop. The supernet has a new architecture at every step, so its time
-includes drawing it, building the skeleton and cutting the slices. Steps alternate; ratios are per pair.
-Beside it the same for elastic layers, as AutoFormer has them (`elastic.py`), which compute the same, bare
-too. Then the most bytes of tensors that live at one time in a step of the largest architecture, and the
-share of a training that waits for batches.
+includes drawing it, building the skeleton and cutting the slices. Rows of steps take turns; ratios are per
+row. Beside it the same for elastic layers, as AutoFormer has them (`elastic.py`), which compute the same,
+bare too. Then the most bytes of tensors that live at one time in a step of the largest architecture, and
+the share of a training that waits for batches.
 
     python -m experiments.benchmarks.supernet_step
 """
@@ -16,8 +16,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +33,19 @@ from nas.skeleton import skeleton_of
 from nas.space import Space
 from nas.supernet import Supernet
 from nas.tasks import Batch, RandomCropFlip, digits, from_arrays
-from nas.training import Alone, Recipe, Subnets, frozen_heap, train
+from nas.training import Alone, Recipe, SinglePath, frozen_heap, train
 from nas.training.feed import Feed
 from nas.training.guard import Guard
+from nas.training.subnets import Only, Subnets
 from nas.training.update import Update
 from search_spaces import hierarchical
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PAIRS = 40
+ROWS, STEPS = 16, 6
 WARM = 1500  # architectures drawn before: a training soon knows which choices are legal
-Step = Callable[[Any, Tensor, Tensor], None]
+Step = Callable[[int], None]
 
 
 class Images32:
@@ -72,14 +72,11 @@ def main() -> None:
     results: dict[str, Any] = {}
     with frozen_heap():  # as in training
         for name, (space, batch) in spaces().items():
-            supernet = Supernet(hierarchical.build, space)
-            steps = {"supernet": of_supernet(supernet)}
-            if name.startswith("ViT"):
-                steps["elastic layers"] = of_elastic(supernet)
-            for way, found in ratios(supernet, steps, batch).items():
-                results[f"{name}, batch {batch}: {way}"] = found
-                low, high = found["quartiles"]
+            supernet, is_vit = Supernet(hierarchical.build, space), name.startswith("ViT")
+            for way, found in ratios(supernet, batch, elastic_too=is_vit).items():
                 title = f"{name}, batch {batch}: {way}"
+                results[title] = found
+                low, high = found["quartiles"]
                 print(f"{title:<50} {found['median']:.3f}  (quartiles {low:.3f} to {high:.3f})", flush=True)
         memory = peak_memory()
     waiting = loader_waits()
@@ -94,87 +91,88 @@ def main() -> None:
 # --- steps ------------------------------------------------------------------------------------------
 
 
-class Given(Subnets):
-    """The architecture that was drawn."""
+class Data:
+    """A batch that all steps train on, and the architecture of each step."""
 
-    architecture: Any
+    def __init__(self, supernet: Supernet, batch: int, rule: Subnets) -> None:
+        self.supernet, self.rule = supernet, rule
+        channels, side = supernet.space.template.channels, 8 if supernet.space.template.channels == 1 else 32
+        self.images, self.labels = torch.randn(batch, channels, side, side), torch.randint(10, (batch,))
 
-    def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
-        return [self.architecture]
+    def architecture(self, step: int) -> Any:
+        return self.rule.at(self.supernet.space, 0, step, 0.0)[0]
 
 
-def of_supernet(supernet: Supernet) -> Step:
+def of_supernet(data: Data) -> Step:
     """As `nas.training` makes it; loss and metric are those of any task of ten classes."""
-    rule = Given()
-    recipe = Recipe(subnets=rule, device="cpu", explosion=math.inf)
-    feed, steps = Feed(digits(), recipe, 0, Alone(), torch.device("cpu")), count()
-    update = Update(supernet, feed.task, recipe, feed, Guard(recipe, Path()))
+    recipe = Recipe(subnets=data.rule, device="cpu", explosion=math.inf)
+    feed = Feed(digits(), recipe, 0, Alone(), torch.device("cpu"))
+    update = Update(data.supernet, feed.task, recipe, feed, Guard(recipe, Path()), steps=1 << 20)
 
-    def step(architecture: Any, images: Tensor, labels: Tensor) -> None:
-        rule.architecture = architecture
-        update([Batch((images,), labels)], next(steps), 0.5)
+    def run(step: int) -> None:
+        update([Batch((data.images,), data.labels)], step)
 
-    return step
+    return run
 
 
-def of_elastic(supernet: Supernet) -> Step:
-    layers = elastic.with_weights(supernet)
-    return plain_step(layers, lambda architecture, images: layers(images, architecture))
+def of_elastic(data: Data) -> Step:
+    layers = elastic.with_weights(data.supernet)
+    return plain_step(data, layers, lambda step: layers(data.images, data.architecture(step)))
 
 
-def of_plain(module: nn.Module) -> Step:
-    return plain_step(module, lambda _, images: module(images))
+def of_plain(data: Data, architectures: Sequence[Any]) -> Step:
+    """Of a module for each of these, which are those of the steps 0, 1, …"""
+    modules = [data.supernet.extract(a, quantized=False).train() for a in architectures]
+    steps = [plain_step(data, m, lambda _, m=m: m(data.images)) for m in modules]  # type: ignore[misc]
+    for step in steps:
+        step(0)  # makes the moments
+    return lambda step: steps[step](step)
 
 
-def plain_step(module: nn.Module, forward: Callable[[Any, Tensor], Tensor]) -> Step:
+def plain_step(data: Data, module: nn.Module, forward: Callable[[int], Tensor]) -> Step:
     matrices = [p for p in module.parameters() if p.ndim > 1]
     others = [p for p in module.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
 
-    def step(architecture: Any, images: Tensor, labels: Tensor) -> None:
+    def run(step: int) -> None:
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(forward(architecture, images), labels).backward()
+        F.cross_entropy(forward(step), data.labels).backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
 
-    return step
+    return run
 
 
-def ratios(supernet: Supernet, steps: dict[str, Step], batch: int) -> dict[str, dict[str, Any]]:
-    """Time of each step over that of the plain module, turn by turn; drawing counts for all but that."""
-    space, rng = supernet.space, np.random.default_rng(0)
+def ratios(supernet: Supernet, batch: int, elastic_too: bool) -> dict[str, dict[str, Any]]:
+    """Time of a row of steps of each way over that of the plain modules, row by row."""
+    rng, data = np.random.default_rng(0), Data(supernet, batch, SinglePath())
     for _ in range(WARM):
-        space.sample_genes(rng)
-    channels, side = space.template.channels, 8 if space.template.channels == 1 else 32
-    images, labels = torch.randn(batch, channels, side, side), torch.randint(10, (batch,))
-    found: dict[str, list[float]] = {way: [] for way in steps}
-    for turn in range(PAIRS + 3):
-        start = time.perf_counter()
-        architecture = space.sample(rng)
-        drawing = time.perf_counter() - start
-        plain = of_plain(supernet.extract(architecture, quantized=False).train())
-        plain(architecture, images, labels)  # makes the moments
-        forget()
-        order = [*steps.items(), ("plain", plain)]
-        seconds = {way: timed(step, architecture, images, labels) for way, step in rotated(order, turn)}
-        for way in steps:
-            found[way].append((seconds[way] + drawing) / seconds["plain"])
-    return {way: summary(np.array(values[3:])) for way, values in found.items()}
+        supernet.space.sample_genes(rng)
+    ways = {"supernet": of_supernet(data)} | ({"elastic layers": of_elastic(data)} if elastic_too else {})
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for row in range(1, ROWS + 2):
+        steps = range(row * STEPS, (row + 1) * STEPS)
+        plain = of_plain(data, [data.architecture(step) for step in steps])
+        order = [*ways, "plain"]
+        seconds = {}
+        for way in order[row % len(order) :] + order[: row % len(order)]:
+            if way == "plain":
+                seconds[way] = timed(plain, range(STEPS))
+            else:
+                skeleton_of.cache_clear()  # so that every architecture is a new one
+                for step in (steps[0] - 2, steps[0] - 1):  # the second makes the first of the row ready
+                    ways[way](step)
+                seconds[way] = timed(ways[way], steps)
+        for way in ways:
+            found[way].append(seconds[way] / seconds["plain"])
+    return {way: summary(np.array(rows[1:])) for way, rows in found.items()}
 
 
-def rotated(order: list[tuple[str, Step]], turn: int) -> Iterator[tuple[str, Step]]:
-    return (order[(i + turn) % len(order)] for i in range(len(order)))
-
-
-def forget() -> None:
-    """Drops cached skeletons, so that every architecture is a new one."""
-    skeleton_of.cache_clear()
-
-
-def timed(step: Step, *arguments: Any) -> float:
+def timed(step: Step, steps: range) -> float:
     start = time.perf_counter()
-    step(*arguments)
+    for i in steps:
+        step(i)
     return time.perf_counter() - start
 
 
@@ -186,13 +184,11 @@ def peak_memory() -> dict[str, float]:
     step that made these; and what a copy of the gradients would add."""
     space, batch = spaces()["ViT, 76 to 325 MMACs"]
     supernet = Supernet(hierarchical.build, space)
-    largest = space.largest()
-    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
-    plain = of_plain(supernet.extract(largest, quantized=False).train())
+    data = Data(supernet, batch, Only(space.largest()))
     found = {
-        "plain": peak_of(plain, largest, images, labels),
-        "supernet": peak_of(of_supernet(supernet), largest, images, labels),
-        "elastic layers": peak_of(of_elastic(supernet), largest, images, labels),
+        "plain": peak_of(of_plain(data, [space.largest()])),
+        "supernet": peak_of(of_supernet(data)),
+        "elastic layers": peak_of(of_elastic(data)),
         "a copy of the gradients": sum(4 * p.numel() for p in supernet.parameters()) / 1e6,
     }
     for way, megabytes in found.items():
@@ -200,13 +196,13 @@ def peak_memory() -> dict[str, float]:
     return found
 
 
-def peak_of(step: Step, *arguments: Any) -> float:
+def peak_of(step: Step) -> float:
     """Most bytes of tensors that a step holds at one time beyond what it began with, in MB."""
-    step(*arguments)
+    step(0)
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
-        step(*arguments)
+        step(0)
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     events.sort(key=lambda e: e.start_ns())
     return float(np.cumsum([e.nbytes() for e in events]).max()) / 1e6

@@ -56,6 +56,7 @@ class Flat:
     genes: tuple[Gene, ...]
     sites: tuple[Site, ...]
     at: dict[tuple[str, int], int]  # (path, id of the hole) -> gene
+    plain: frozenset[int]  # ids of the dataclasses in which there is no hole
 
 
 def flatten(template: Any) -> Flat:
@@ -71,6 +72,7 @@ class _Walk:
         self.owners: list[str] = []
         self.conditions: list[list[Condition]] = []
         self.at: dict[tuple[str, int], int] = {}
+        self.plain: set[int] = set()
         self.sites: list[tuple[str, tuple[tuple[str, Any], ...], Any, Condition, Set[int]]] = []
 
     def visit(
@@ -103,6 +105,8 @@ class _Walk:
                 places = join(path, name), join(gene_path, name)
                 inside |= self.visit(value, *places, condition, below, before | inside)
             self.sites.append((path, ancestors, node, condition, before | inside))
+            if not inside:
+                self.plain.add(id(node))
         return inside
 
     def _inside(
@@ -158,7 +162,8 @@ class _Walk:
             )
             for path, ancestors, node, condition, known in self.sites
         )
-        return Flat(genes, sites, {key: place[gene] for key, gene in self.at.items()})
+        at = {key: place[gene] for key, gene in self.at.items()}
+        return Flat(genes, sites, at, frozenset(self.plain))
 
     def _order(self) -> list[int]:
         """Depth first, but a shared gene only after everything that decides whether it is asked for: it goes

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from nas.architecture import join
@@ -73,7 +74,9 @@ class Reader:
             return self._filled(node, self.flat.at[path, id(node)], path)
         if isinstance(node, (tuple, list)):
             return _Items(self, [(item, join(path, i)) for i, item in enumerate(node)])
-        return View(self, node, path) if dataclasses.is_dataclass(node) else node
+        if not dataclasses.is_dataclass(node) or id(node) in self.flat.plain:
+            return node
+        return View(self, node, path)
 
     def _filled(self, hole: Any, gene: int, path: str) -> Any:
         choice = self.gene(gene)
@@ -101,7 +104,7 @@ class View:
         raise TypeError("A view keeps the class of its template.")
 
     def __getattr__(self, name: str) -> Any:
-        if name in {f.name for f in dataclasses.fields(self._template)}:
+        if name in _names(self.__class__):
             return self._reader.resolve(getattr(self._template, name), join(self._path, name))
         attribute = getattr(type(self._template), name)
         if isinstance(attribute, property) and attribute.fget:
@@ -139,10 +142,14 @@ class _Items(Sequence[Any]):
 def materialise(value: Any, omit: frozenset[str] = frozenset()) -> Any:
     """The plain value behind a view; reads everything in it but fields called as in `omit`, which get
     their defaults."""
-    if type(value) is View:
-        template = value._template
-        names = [f.name for f in dataclasses.fields(template) if f.name not in omit]
-        return type(template)(**{n: materialise(getattr(value, n), omit) for n in names})
+    if type(value) is View or (omit and dataclasses.is_dataclass(value)):
+        cls = value.__class__
+        return cls(**{n: materialise(getattr(value, n), omit) for n in _names(cls) if n not in omit})
     if isinstance(value, (tuple, list, _Items)):
         return tuple(materialise(v, omit) for v in value)
     return value
+
+
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))

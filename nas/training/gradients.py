@@ -49,7 +49,8 @@ class Gradients:
 
     def box(self, name: str) -> Box:
         """The smallest box around all slices of a parameter."""
-        return _hull(self._boxes[name])
+        boxes = self._boxes[name]
+        return boxes[0] if len(boxes) == 1 else _hull(boxes)
 
     def value(self, name: str) -> Tensor:
         """The sum over that box."""

@@ -125,7 +125,7 @@ class _Training:
         self.steps = self.steps_per_epoch * recipe.epochs
         self.feed = Feed(task, recipe, seed, group, _device(recipe.device))
         self.guard = Guard(recipe, folder)
-        self.update = Update(supernet, task, recipe, self.feed, self.guard)
+        self.update = Update(supernet, task, recipe, self.feed, self.guard, self.steps)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.keep)
         self.sums = _Sums()
         self.step = self._restore()  # that comes next
@@ -172,7 +172,7 @@ class _Training:
 
     def _timed_step(self, batches: list[Batch]) -> None:
         start = time.perf_counter()
-        loss, tallies = self.update(batches, self.step, self.step / self.steps)
+        loss, tallies = self.update(batches, self.step)
         self.sums.loss += loss
         self.sums.steps += 1
         self.sums.tallies = [a + b for a, b in zip(self.sums.tallies, tallies, strict=True)]

@@ -20,6 +20,7 @@ from nas.training.distillation import Features, axis_of_classes, feature_loss
 from nas.training.feed import Feed, moved, share
 from nas.training.gradients import Gradients
 from nas.training.guard import Guard
+from nas.training.heap import hidden
 from nas.training.optimizer import MOMENTS, SlicedAdamW
 from nas.training.recipe import Recipe
 from nas.training.streams import MODULES, torch_seed
@@ -27,15 +28,18 @@ from nas.training.subnets import architectures_of
 
 
 class Update:
-    """Trains the subnets of a step: `update(batches, step, progress)`.
+    """Trains the subnets of a step: `update(batches, step)`.
 
     Args:
         feed: mixes, scales and shares batches; also says how many processes there are, and on which device.
         guard: looks at losses and gradients before weights move.
+        steps: of the whole training.
     """
 
-    def __init__(self, supernet: Supernet, task: Task, recipe: Recipe, feed: Feed, guard: Guard) -> None:
-        self.task, self.recipe, self.feed, self.guard = task, recipe, feed, guard
+    def __init__(
+        self, supernet: Supernet, task: Task, recipe: Recipe, feed: Feed, guard: Guard, steps: int
+    ) -> None:
+        self.task, self.recipe, self.feed, self.guard, self.steps = task, recipe, feed, guard, steps
         self.seed, self.group, self.device = feed.seed, feed.group, feed.device
         self.trained = recipe.trained(supernet.space)
         self.supernet = supernet.to(self.device)
@@ -51,12 +55,10 @@ class Update:
         self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
         self.features = Features(recipe.distillation.parts) if recipe.distillation.features else None
         self._require_parts()
+        self._next: tuple[int, list[Any]] | None = None  # a step, and its architectures
 
-    def __call__(self, batches: list[Batch], step: int, progress: float) -> tuple[float, list[Tally]]:
+    def __call__(self, batches: list[Batch], step: int) -> tuple[float, list[Tally]]:
         """One update from all subnets of a step; loss of the first, tallies of the first two.
-
-        Args:
-            progress: share of the training that is over, 0 … 1.
 
         Raises:
             RunError: a rule, module or task that does not give what it must, or numbers that the guard does
@@ -65,7 +67,7 @@ class Update:
         self.step = step
         self.numbers = batches[0].targets.is_floating_point()  # before mixing makes shares of classes
         with _reproducible(self.seed, step, self.group.rank, self.device):
-            return self._update([self.feed.prepared(b, step, i) for i, b in enumerate(batches)], progress)
+            return self._update([self.feed.prepared(b, step, i) for i, b in enumerate(batches)])
 
     def result(self) -> dict[str, Tensor]:
         """The weights that are kept."""
@@ -97,10 +99,8 @@ class Update:
 
     # --- a step -----------------------------------------------------------------------------------
 
-    def _update(self, batches: list[Batch], progress: float) -> tuple[float, list[Tally]]:
-        recipe = self.recipe
-        drawn = architectures_of(recipe.subnets, self.trained, self.seed, self.step, progress)
-        architectures = [a for a in drawn if self.supernet.holds(a)] or drawn
+    def _update(self, batches: list[Batch]) -> tuple[float, list[Tally]]:
+        recipe, architectures = self.recipe, self._architectures(self.step)
         gradients, others = Gradients(), Gradients()
         tallies, loss = [Tally(), Tally()], 0.0
         images = sum(len(batch.targets) for batch in batches)  # of all processes
@@ -109,6 +109,8 @@ class Update:
             found = run(architectures, batch, images, gradients, others if recipe.project else gradients)
             loss += found[0]
             tallies = [a + b for a, b in zip(tallies, found[1], strict=True)]
+        if self.step + 1 < self.steps:  # now, for a GPU is still at the backward pass and nothing has waited
+            self._next = self.step + 1, self._architectures(self.step + 1)
         loss, tallies = self._added_up(gradients, others, loss, tallies)
         self.guard.require_sane(loss, self.step, architectures[0])
         if recipe.project:
@@ -118,9 +120,17 @@ class Update:
         self.guard.require_finite("norm of the gradient", float(norm), self.step, architectures[0])
         self.guard.passed(loss)
         gradients.scale((recipe.clip / (norm + 1e-6)).clamp(max=1))
-        self.optimizer.step(gradients, recipe.rate(progress))
+        self.optimizer.step(gradients, recipe.rate(self.step / self.steps))
         self._average()
         return loss, tallies
+
+    def _architectures(self, step: int) -> list[Any]:
+        """Those of a step, whose skeletons are in the cache then."""
+        if self._next and self._next[0] == step:
+            return self._next[1]
+        drawn = architectures_of(self.recipe.subnets, self.trained, self.seed, step, step / self.steps)
+        with hidden():
+            return [a for a in drawn if self.supernet.holds(a)] or drawn
 
     def _each(
         self, architectures: list[Any], batch: Batch, images: int, largest: Gradients, others: Gradients
@@ -283,7 +293,10 @@ def _gather(boxes: Mapping[str, Box], slices: Mapping[str, Tensor], gradients: G
 @contextmanager
 def _reproducible(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
     """PyTorch's random numbers, such as those of dropout, follow from seed and step."""
-    devices = [device] if device.type == "cuda" else []
+    devices, number = [device] if device.type == "cuda" else [], torch_seed(MODULES, seed, step, rank)
     with torch.random.fork_rng(devices):
-        torch.manual_seed(torch_seed(MODULES, seed, step, rank))
+        torch.default_generator.manual_seed(number)  # of what is used alone: to ask all devices takes a while
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
         yield

@@ -14,6 +14,7 @@ import pytest
 from nas.errors import SpaceError
 from nas.layers import PatchMerging
 from nas.space import Additive, Constraint, Space, between, oneof, repeat, tied
+from nas.space.views import materialise
 from search_spaces import hierarchical
 
 
@@ -188,6 +189,19 @@ def test_sampling_is_uniform_per_gene():
     rng = np.random.default_rng(0)
     depths = [len(space.sample(rng).layers) for _ in range(4000)]
     assert abs(np.mean(depths) - 1.5) < 0.05  # by architectures it would be near 2
+
+
+@pytest.mark.parametrize("ratio", [oneof(1.0, 2.0), 2.0])
+def test_fields_may_be_left_out_of_what_a_rule_reads(ratio):
+    """Of a part with holes, and of one without."""
+    seen = set()
+
+    def read(layer, _):
+        seen.add(materialise(layer, omit=frozenset({"ratio"})))
+
+    space = Space(Net(oneof(8, 16), (Layer(Conv(3), ratio),)), [Constraint(Layer, read)])
+    space.sample(np.random.default_rng(0))
+    assert seen == {Layer(Conv(3))}
 
 
 def test_options_at_one_path_share_a_gene():

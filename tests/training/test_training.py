@@ -31,6 +31,7 @@ from nas import files
 from nas.architecture import architecture_id
 from nas.errors import RunError, SpaceError
 from nas.experiment import Experiment
+from nas.skeleton import skeleton_of
 from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import Batch, Mix
@@ -359,6 +360,24 @@ def test_random_numbers_of_modules_are_those_of_the_step(task, tmp_path):
         train(Supernet(dropped, space), task, RECIPE, tmp_path / "cut", on_step=stop_at_step(5))
     torch.rand(7)  # whatever happens in between
     assert equal(whole, train(Supernet(dropped, space), task, RECIPE, tmp_path / "cut").state())
+
+
+def test_a_builder_may_draw_random_numbers(task, tmp_path):
+    """What dropout draws does not depend on which modules are built when, and which are in the cache."""
+
+    def drawing(architecture):
+        assert torch.rand(1, device="cpu") < 1
+        return dropped(architecture)
+
+    def trained(folder, **kw):
+        supernet = Supernet(drawing, Space(Units(oneof(8, 16))))
+        skeleton_of.cache_clear()
+        return train(supernet, task, RECIPE, folder, **kw).state()
+
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(Stop):
+        trained(tmp_path / "cut", on_step=stop_at_step(5))
+    assert equal(whole, trained(tmp_path / "cut"))
 
 
 def test_the_rest_of_an_epoch_is_shared_by_fewer(task, tmp_path):
