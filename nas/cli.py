@@ -236,7 +236,9 @@ def finetune(
     run: RunPath,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="CONDITION", help="Of the front, those that meet it; default: all."),
+        typer.Option(
+            metavar="CONDITION", help="Of the front, those that meet it as inherited; default: all."
+        ),
     ] = None,
     device: DeviceName = None,
     epochs: Annotated[int, typer.Option(help="At most.")] = 20,
@@ -257,8 +259,9 @@ def finetune(
     what = phases.Finetuning(epochs, learning_rate, external, patience, scratch)
     directory = importlib.import_module("nas.rundir").RunDirectory(run)
     directory.read()
-    entries = phases.entries_where(directory.read_front(), where or (), device, or_trained=True)
     found, source = phases.reopened(run, if_changed=if_changed)
+    front = phases.as_inherited(found, directory.read_front())
+    entries = phases.entries_where(front, where or (), device)
     options = _of_a_run(run, if_changed) | {"address": address}
     with phases.open_run(found, source, run.parent, **options) as opened:
         phases.finetune(opened, entries, what, workers)

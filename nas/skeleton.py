@@ -40,8 +40,10 @@ class Skeleton:
         )
 
 
-# One cache for all supernets: architectures sampled in training rarely repeat, those of a search do.
-@lru_cache(maxsize=256)
+CACHED = 64  # skeletons, of all supernets: each may hold buffers of its own
+
+
+@lru_cache(maxsize=CACHED)
 def skeleton_of(build: AtBits, layouts_of: LayoutsOf | None, architecture: Any) -> Skeleton:
     with torch.random.fork_rng(devices=[]):  # whether it is built or in the cache, others draw the same
         return _skeleton(build, layouts_of, architecture)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -234,6 +236,32 @@ def test_core_seconds_of_all_calls_count(experiment, tmp_path, monkeypatch):
     seconds = [figures[2] for figures in told]
     assert seconds == sorted(seconds)
     assert seconds[0] == 20.0  # two epochs of the first call
+
+
+def test_points_are_chosen_as_they_were_inherited(experiment):
+    """A call that dies must mean the same ones again, though one that it trained dominates another now."""
+
+    def entry(name: str, accuracy: float, ms: float, **more: Any) -> dict:
+        figures = {"accuracy": {"measured": accuracy}, "latency_ms.a": {"measured": ms}}
+        figures["size_bytes"] = {"measured": ms}
+        return {
+            "id": name,
+            "device": "a",
+            "front": True,
+            "objectives": figures,
+            "test": {"accuracy": 1.0},
+        } | more
+
+    before = [entry("small", 50.0, 1.0), entry("large", 60.0, 2.0), entry("slow", 55.0, 3.0, front=False)]
+    now = copy.deepcopy(before)
+    now[0]["objectives"]["accuracy"] = {"measured": 70.0}
+    now[0] |= {"test": {"accuracy": 2.0}, "trained": {FINE_TUNED: {}}}
+    now[0]["inherited"] = {"select": {"measured": 50.0}, "test": {"accuracy": 1.0}}
+    now[1]["front"] = False
+    kept = copy.deepcopy(now)
+    found = phase.as_inherited(experiment, now)
+    assert now == kept
+    assert [{k: e[k] for k in before[0]} for e in found] == before
 
 
 def test_from_scratch_is_the_recipe_of_the_supernet(experiment, tmp_path):

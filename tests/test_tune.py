@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
 from experiments import digits
 from nas.errors import RunError
 from nas.phases.tune import Tuning, as_it_is, recipe_settings, tunable, with_settings
+from nas.space import Space, oneof
 from nas.tasks import Tally
 from nas.training import OneBatch, Only, Sandwich, SinglePath
 
@@ -133,6 +134,18 @@ def test_rules_that_the_recipe_has_no_use_for_are_not_tried(experiment):
     projected = replace(experiment.training, subnets=Sandwich(), project=True)
     rules = tunable(replace(experiment, training=projected))["training.subnets"].choices
     assert rules == ("nas.training.Sandwich", "nas.training.Progressive")
+
+
+@dataclass(frozen=True)
+class Units:
+    units: int
+
+
+def test_rules_that_the_space_has_no_use_for_are_not_tried(experiment):
+    """It has nothing that would widen."""
+    other = replace(experiment, space=Space(Units(oneof(8, 16))))
+    assert "nas.training.Progressive" in tunable(experiment)["training.subnets"].choices
+    assert "nas.training.Progressive" not in tunable(other)["training.subnets"].choices
 
 
 @pytest.mark.parametrize("settings", [{"samples": 0}, {"epochs": 0}])

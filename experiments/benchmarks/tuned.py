@@ -6,7 +6,8 @@
 Judged as the rules of `strategies.py` are, on as many core-seconds. When it was tuned, the default had the
 learning rate that the rules of `strategies.py` are compared at; since `learning_rates.py` it has a higher
 one. The pieces of both are theirs; trained here are the recipe that was found, and the default with the
-core-seconds of the tuning on top: all that was spent counts. Pieces, shares and raw predictions as there, in
+core-seconds of the tuning on top: all that was spent counts. (The tuning itself compares by passes of images
+through subnets, as `nas tune` does, and not by core-seconds.) Pieces, shares and raw predictions as there, in
 results/tuned/.
 """
 
@@ -24,7 +25,7 @@ import torch
 
 from experiments import cifar10_small
 from experiments.benchmarks import learning_rates, strategies
-from experiments.benchmarks.mixing import BUDGET, RESAMPLES, SCALE, SEEDS
+from experiments.benchmarks.mixing import RESAMPLES, SCALE, SEEDS
 from experiments.benchmarks.pieces import Piece, differences, epoch_seconds, interval, share_of
 from experiments.benchmarks.results import FOLDER, between_marks, table, write
 from experiments.benchmarks.strategies import BASE, PAGE, SEARCHED, judged, new_supernet
@@ -48,13 +49,17 @@ def main(data: str, share: str = "") -> None:
     RAW.mkdir(parents=True, exist_ok=True)
     if not (RAW / RECIPE).exists():
         shutil.copyfile(FOUND, RAW / RECIPE)
+    elif FOUND.exists() and FOUND.read_bytes() != (RAW / RECIPE).read_bytes():
+        print(f"{RAW / RECIPE} is used, and not {FOUND}, which differs: remove {RAW} to use that.")
     recipes = recipes_of(experiment)
     arms = {arm: (lambda: new_supernet(task), recipe) for arm, recipe in recipes.items()}
     seconds = epoch_seconds(RAW / "seconds.json", arms, task)
-    whole = learning_rates.read()[learning_rates.label(RULE, RATE), SEEDS[0]].figures["epochs"]
+    defaults = [learning_rates.read()[learning_rates.label(RULE, RATE), seed].figures for seed in SEEDS]
+    whole = defaults[0]["epochs"]
+    took = float(np.mean([figures["core_seconds"]["training"] for figures in defaults]))
     epochs = {
         TUNED: round(whole * seconds[DEFAULT] / seconds[TUNED]),
-        LONGER: round(whole * (BUDGET + spent()) / BUDGET),
+        LONGER: round(whole * (took + spent()) / took),
     }
     for arm, seed in share_of(PIECES, share):
         if not _file(arm, seed).exists():

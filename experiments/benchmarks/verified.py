@@ -21,6 +21,7 @@ import numpy as np
 from experiments.benchmarks import results
 from experiments.benchmarks.pieces import classes_of, packed, unpacked
 from nas.phases import reopened
+from nas.phases.finetune import FINE_TUNED
 from nas.rundir import RunDirectory
 from nas.training import load_tensors
 
@@ -34,6 +35,9 @@ def main(run: str) -> None:
     supernet = experiment.supernet().with_state(load_tensors(directory.weights)[0])
     points = [e for e in directory.read_front() if e["front"]]
     architectures = [space.largest(), space.smallest(), *(space.from_json(e["architecture"]) for e in points)]
+    trained = [p["id"] for p in points if p.get("trained", {}).get(FINE_TUNED, {}).get("deployed")]
+    if trained:
+        raise SystemExit(f"{run} must be as `nas run` left it, but points were trained on since: {trained}.")
     classes = np.array([classes_of(supernet, a, task, "test") for a in architectures])
     np.savez_compressed(
         raw(experiment.name),

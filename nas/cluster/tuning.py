@@ -51,6 +51,7 @@ def tune(
     workers: int = 2,
     address: str | None = None,
     on_trial: Callable[[Tried], None] = lambda _: None,
+    on_failure: Callable[[str], None] = lambda _: None,
     by_value: Sequence[ModuleType] = (),
 ) -> list[Tried]:
     """Tries `samples` configurations, those in `storage` included, and returns them all, the best first.
@@ -61,6 +62,7 @@ def tune(
         storage: an SQLite file of Optuna's, from which a later call goes on.
         longest: time after which a configuration ends, as `objective` reports it.
         first: the configuration that is tried first.
+        on_failure: takes what stopped a configuration that gave no score, such as a loss that exploded.
 
     Raises:
         RunError: no configuration gave a score.
@@ -119,7 +121,10 @@ def tune(
                         name="tune", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
                     ),
                 )
-                tuner.fit()
+                results = tuner.fit()
+            for result in results:
+                if result.error is not None:
+                    on_failure(_last_line(result.error))
     found = sorted(_finished(database, optuna), key=lambda t: -t.score)
     if not found:
         raise RunError(
@@ -169,7 +174,11 @@ def several(
                 ),
             ).fit()
     if errors := [result.error for result in results if result.error is not None]:
-        raise RunError(f"Training must not fail, but did: {str(errors[0]).strip().splitlines()[-1]}")
+        raise RunError(f"Training must not fail, but did: {_last_line(errors[0])}")
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
 
 
 def _report(epoch: int, score: float, core_seconds: float = 0.0, time: float | None = None) -> None:

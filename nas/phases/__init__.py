@@ -10,7 +10,7 @@ from nas.devices import Device
 from nas.experiment import Experiment
 from nas.phases.assess import Assessment, assess
 from nas.phases.export import choose_entry, entries_where, entry_of, export_entry
-from nas.phases.finetune import Finetuning, finetune, with_trained
+from nas.phases.finetune import Finetuning, as_inherited, finetune, with_trained
 from nas.phases.profile import profile_device
 from nas.phases.run import (
     IfChanged,
@@ -35,6 +35,7 @@ __all__ = [
     "Run",
     "Tuning",
     "all_phases",
+    "as_inherited",
     "assess",
     "choose_entry",
     "entries_where",

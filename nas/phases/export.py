@@ -89,19 +89,14 @@ def entries_where(
     where: Sequence[str] = (),
     device: str | None = None,
     goal: str | None = None,
-    or_trained: bool = False,
 ) -> list[Entry]:
     """The front's points that meet all conditions by measured values, and have a value of `goal`.
-
-    Args:
-        or_trained: also those that were trained on, wherever that left them.
 
     Raises:
         ExportError: as of `choose_entry`.
     """
     conditions = [Condition.parse(text) for text in where]
-    wide = [e for e in entries if e["front"] or (or_trained and "trained" in e)]
-    entries = [e for e in wide if device in (None, e["device"])]
+    entries = [e for e in entries if e["front"] and device in (None, e["device"])]
     if not entries:
         of = f" of `{device}`" if device else ""
         raise ExportError(f"There must be a verified front{of} to choose from. `nas verify` makes it.")

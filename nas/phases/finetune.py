@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -19,9 +20,10 @@ from nas.architecture import digest
 from nas.cluster.tuning import Report, several
 from nas.console import bar, console
 from nas.errors import RunError
-from nas.evaluation import accuracy, interval, statistics, subnet_accuracy
+from nas.evaluation import accuracy, interval, latency_objective, statistics, subnet_accuracy
 from nas.experiment import Experiment
 from nas.files import write_atomically
+from nas.objectives import Objective
 from nas.phases.run import Run
 from nas.phases.verify import Entry, mark_front
 from nas.reading import read_run
@@ -196,6 +198,23 @@ def with_trained(run: Run, device: str) -> list[Entry]:
     if known := {(r["id"], r["kind"]): r for r in records(run)}:
         _mark(run, known)
     return [entry for entry in run.directory.read_front() if entry["device"] == device]
+
+
+def as_inherited(experiment: Experiment, entries: Sequence[Entry]) -> list[Entry]:
+    """Verified entries as they were before any was trained on. By that points are chosen: which ones a call
+    means must not change while it trains them, since one that dies is made again."""
+    metric = experiment.task.metric
+    known = {m.objective.name: m.objective for m in experiment.measures}
+    known[metric.name] = Objective(metric.name, metric.unit, metric.direction)
+    found: list[Entry] = copy.deepcopy(list(entries))
+    for entry in found:
+        if before := entry.get("inherited"):
+            entry["objectives"][metric.name], entry["test"] = before["select"], before["test"]
+    for device in {e["device"] for e in found}:
+        same = [e for e in found if e["device"] == device]
+        names = same[0]["objectives"]
+        mark_front(same, [known.get(name) or latency_objective(device) for name in names])
+    return found
 
 
 def _teacher(run: Run, what: Finetuning) -> nn.Module | None:

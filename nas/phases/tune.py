@@ -26,8 +26,18 @@ from nas.files import write_atomically
 from nas.phases.run import Run
 from nas.rundir import RunDirectory
 from nas.settings import differences, replaced
+from nas.space import Space
 from nas.tasks import Metric
-from nas.training import ASIDE, OneBatch, Progressive, Sandwich, SinglePath, architectures_of, train
+from nas.training import (
+    ASIDE,
+    OneBatch,
+    Progressive,
+    Sandwich,
+    SinglePath,
+    Subnets,
+    architectures_of,
+    train,
+)
 
 SUFFIX = "-tune"
 RECIPE = "recipe.json"
@@ -59,7 +69,11 @@ def tunable(experiment: Experiment) -> dict[str, BaseDistribution]:
     """What is tuned, as Optuna's distributions by setting."""
     recipe = experiment.training
     needs_largest = recipe.project or recipe.distillation.features
-    rules = [name for name, rule in RULES.items() if rule.teaches or not needs_largest]
+    rules = [
+        name
+        for name, rule in RULES.items()
+        if (rule.teaches or not needs_largest) and _has_steps(rule(), recipe.trained(experiment.space))
+    ]
     space: dict[str, BaseDistribution] = {
         "training.learning_rate": FloatDistribution(3e-4, 2e-2, log=True),
         "training.weight_decay": FloatDistribution(1e-3, 0.3, log=True),
@@ -72,6 +86,14 @@ def tunable(experiment: Experiment) -> dict[str, BaseDistribution]:
             space["training.mix.mixup"] = CategoricalDistribution([0.0, 0.2, 0.8])
             space["training.mix.cutmix"] = CategoricalDistribution([0.0, 1.0])
     return space
+
+
+def _has_steps(rule: Subnets, space: Space) -> bool:
+    """Whether a rule can be used on a space: widening needs a choice to widen."""
+    try:
+        return bool(architectures_of(rule, space, 0, 0, 0.0))
+    except RunError:
+        return False
 
 
 def with_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
@@ -112,6 +134,7 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
         console.print("Recipe: the experiment's own is not among those that are tried.")
     console.print(f"Recipe: {tuning.samples} configurations of {', '.join(space)}.")
 
+    failures = list[str]()
     with bar("Tune the recipe", tuning.samples) as progress:
         seconds = _Seconds(folder / SPENT)
 
@@ -133,7 +156,13 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
             workers=workers,
             address=run.address,
             on_trial=note,
+            on_failure=failures.append,
             by_value=run.modules,
+        )
+    if failures:
+        console.print(
+            f"{len(failures)} of {tuning.samples} configurations failed, and count for nothing; the first: "
+            f"{failures[0]}"
         )
     best = found[0]
     trials = [
@@ -147,6 +176,7 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
         for t in sorted(found, key=lambda t: t.number)
     ]
     results = {"settings": best.settings, "score": best.score, "default": first, "trials": trials}
+    results["failed"] = len(failures)  # in this call
     path = folder / RECIPE
     write_atomically(path, json.dumps(results, indent=1) + "\n")
     run.tracker.artifact(path)

@@ -56,7 +56,15 @@ class Flat:
     genes: tuple[Gene, ...]
     sites: tuple[Site, ...]
     at: dict[tuple[str, int], int]  # (path, id of the hole) -> gene
-    plain: frozenset[int]  # ids of the dataclasses in which there is no hole
+    plain: frozenset[int]  # ids of the dataclasses in which there is no hole, and no list
+
+
+def _hashable(node: Any) -> bool:
+    try:
+        hash(node)
+    except TypeError:
+        return False
+    return True
 
 
 def flatten(template: Any) -> Flat:
@@ -105,7 +113,7 @@ class _Walk:
                 places = join(path, name), join(gene_path, name)
                 inside |= self.visit(value, *places, condition, below, before | inside)
             self.sites.append((path, ancestors, node, condition, before | inside))
-            if not inside:
+            if not inside and _hashable(node):
                 self.plain.add(id(node))
         return inside
 

@@ -85,7 +85,7 @@ class ImageClassification:
         if training:
             indices = np.random.default_rng((seed, epoch)).permutation(indices)
         size = self._size(split)
-        for start in range(first * size, len(indices), size):
+        for start in range(first * size, len(indices) - self._left_out(split), size):
             chosen = indices[start : start + size][share::shares]
             images = torch.from_numpy(_floats(self.images[chosen]))
             if training and self.augment:
@@ -94,7 +94,13 @@ class ImageClassification:
             yield Batch((self._normalised(images),), torch.from_numpy(self.labels[chosen]))
 
     def batch_count(self, split: Split) -> int:
-        return math.ceil(len(self.splits[split]) / self._size(split))
+        return math.ceil((len(self.splits[split]) - self._left_out(split)) / self._size(split))
+
+    def _left_out(self, split: Split) -> int:
+        """1 where an image of *train*, another one in each epoch, would be a batch by itself: batch norms
+        have no variance over one."""
+        size, images = self._size(split), len(self.splits[split])
+        return int(split == "train" and size > 1 and images > 1 and images % size == 1)
 
     def _size(self, split: Split) -> int:
         return self.batch_size if split == "train" else self.eval_batch_size

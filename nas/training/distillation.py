@@ -124,7 +124,9 @@ class Features:
         """Fills the dictionary as `module` runs inside the body."""
         found: dict[str, Tensor] = {}
         handles = [
-            part.register_forward_hook(lambda _m, _i, output, name=name: found.update({name: _first(output)}))
+            part.register_forward_hook(
+                lambda _m, _i, output, name=name: found.update({name: _first(output, name)})
+            )
             for name, part in module.named_modules()
             if self.pattern.fullmatch(name)
         ]
@@ -135,8 +137,14 @@ class Features:
                 handle.remove()
 
 
-def _first(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
+def _first(output: Any, name: str) -> Tensor:
+    first = output[0] if isinstance(output, tuple) else output
+    if not isinstance(first, Tensor):
+        raise RunError(
+            f"`distillation.parts` must fit modules that answer with a tensor, or a tuple that begins with "
+            f"one: {name} gives a {type(first).__name__}. Name others."
+        )
+    return first
 
 
 def feature_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:

@@ -53,10 +53,13 @@ class Feed:
             generator = torch.Generator().manual_seed(torch_seed(MIXING, self.seed, step, place))
             batch = recipe.mix(batch, _classes(self.task), generator)
         if sides := recipe.resolutions:
-            _require_images(batch, "training.resolutions")
-            side = sides[stream(SIDES, self.seed, step).integers(len(sides))]
-            batch = Batch((_scaled(batch.inputs[0], side), *batch.inputs[1:]), batch.targets)
+            batch = self.scaled(batch, sides[stream(SIDES, self.seed, step).integers(len(sides))])
         return moved(batch, self.device)
+
+    def scaled(self, batch: Batch, side: int) -> Batch:
+        """The batch with images of (side, side)."""
+        _require_images(batch, "training.resolutions")
+        return Batch((_scaled(batch.inputs[0], side), *batch.inputs[1:]), batch.targets)
 
     def own(self, batch: Batch) -> tuple[Batch, int]:
         """This process's share of a batch, and how many images it holds. With none it has one after all,
@@ -79,6 +82,8 @@ class Feed:
                 f"`batches` of {task} must give `nas.tasks.Batch(inputs, targets)`: got a "
                 f"{type(wrong[0]).__name__}."
             )
+        for batch in taken:
+            _require_tensors(batch, task)
         self.waited += time.perf_counter() - start
         return taken
 
@@ -97,6 +102,20 @@ def _scaled(images: Tensor, side: int) -> Tensor:
     if images.shape[-2:] == (side, side):
         return images
     return F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _require_tensors(batch: Batch, task: str) -> None:
+    """Raises RunError for a batch that no module can be given."""
+    inputs = batch.inputs if isinstance(batch.inputs, tuple) else None
+    wrong = [x for x in (*(inputs or ()), batch.targets) if not isinstance(x, Tensor)]
+    if not inputs or wrong:
+        got = f"a {type(wrong[0]).__name__}" if wrong else f"inputs in a {type(batch.inputs).__name__}"
+        raise RunError(f"`batches` of {task} must give `Batch((tensor, …), tensor)`: got {got}.")
+    if not batch.targets.ndim or not len(batch.targets):
+        raise RunError(
+            f"`batches` of {task} must give one example or more at a time: got targets of "
+            f"{tuple(batch.targets.shape)}."
+        )
 
 
 def _require_images(batch: Batch, setting: str) -> None:

@@ -59,6 +59,10 @@ class Gradients:
     def values(self) -> list[Tensor]:
         return list(self._values.values())
 
+    def sort(self) -> None:
+        """Puts `values` in the order of names, the same in all processes."""
+        self._values = dict(sorted(self._values.items()))
+
     def trained(self, name: str) -> Tensor | None:
         """Where in the box a slice was added, bool of its shape; None: everywhere."""
         boxes = self._boxes[name]

@@ -18,6 +18,9 @@ class Group(Protocol):
     def add_up(self, tensors: list[Tensor]) -> None:
         """Replaces each tensor by its sum over all processes."""
 
+    def either(self, flags: list[bool]) -> list[bool]:
+        """Which flags any process has set."""
+
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes; gradients reach it in each of them."""
 
@@ -29,6 +32,9 @@ class Alone:
 
     def add_up(self, tensors: list[Tensor]) -> None:
         return None
+
+    def either(self, flags: list[bool]) -> list[bool]:
+        return flags
 
     def total(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -46,6 +52,12 @@ class Distributed:
         distributed.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view(tensor.shape))
+
+    def either(self, flags: list[bool]) -> list[bool]:
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        found = torch.tensor(flags, dtype=torch.uint8, device=device)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return [bool(flag) for flag in found.tolist()]
 
     def total(self, tensor: Tensor) -> Tensor:
         summed: Tensor = all_reduce(tensor)

@@ -35,15 +35,14 @@ def frozen_heap() -> Iterator[None]:
 def hidden() -> Iterator[None]:
     """Within `frozen_heap`: hides what the body makes as well; elsewhere it does nothing.
 
-    Modules are no cycles and need no collector, which would walk each new one at least twice. Garbage of
-    before the body is collected first; cycles that become garbage later wait for `SWEEP`.
+    Most modules are no cycles and need no collector, which would walk each new one at least twice. Garbage
+    of before the body is collected first; cycles that become garbage later wait for `SWEEP` or `sweep`.
     """
     if not _frozen or not gc.isenabled():
         yield
         return
     if time.monotonic() - _swept > SWEEP:
-        gc.unfreeze()
-        _freeze_all()
+        sweep()
     gc.collect()
     gc.disable()
     try:
@@ -51,6 +50,13 @@ def hidden() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def sweep() -> None:
+    """Looks once at all that is hidden."""
+    if _frozen:
+        gc.unfreeze()
+        _freeze_all()
 
 
 def _freeze_all() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,7 +118,7 @@ class _Training:
         self, supernet: Supernet, task: Task, recipe: Recipe, folder: Path, seed: int, group: Group
     ) -> None:
         self.task, self.recipe, self.folder, self.seed, self.group = task, recipe, folder, seed, group
-        if (batches := task.batch_count("train")) < 1:
+        if not isinstance(batches := task.batch_count("train"), (int, np.integer)) or batches < 1:
             raise RunError(
                 f"`batch_count` of {type(task).__name__} must be 1 or more of train: got {batches}."
             )
@@ -186,7 +187,8 @@ class _Training:
         if self.group.rank:  # the first writes it
             self.guard.saved(self.checkpoints.path(self.step))
             return
-        data = self._counted_by() | {"step": self.step, "begin": self.guard.begin, "sums": self.sums.data()}
+        told = {"begin": self.guard.begin, "nothing": self.guard.nothing, "sums": self.sums.data()}
+        data = self._counted_by() | {"step": self.step} | told
         self.guard.saved(self.checkpoints.save(self.step, self.update.tensors(), data))
 
     def _restore(self) -> int:
@@ -203,7 +205,8 @@ class _Training:
         self._require_counted_alike(path, data)
         self.guard.resumed(path, self.checkpoints.before(path))
         self.update.restore(tensors, path)
-        self.guard.begin, self.sums = data["begin"], _Sums.of(data["sums"])
+        self.guard.begin, self.guard.nothing = data["begin"], data.get("nothing")
+        self.sums = _Sums.of(data["sums"])
         step = int(data["step"])
         if self.group.rank == 0:
             self._trim_history(step // self.steps_per_epoch)

@@ -43,5 +43,5 @@ class Prefetched(Iterator[T]):
                     return
                 self._items.put((item, None))
             self._items.put((None, StopIteration()))
-        except Exception as error:  # belongs to the one who asks
+        except BaseException as error:  # belongs to the one who asks
             self._items.put((None, error))

@@ -1,13 +1,14 @@
 """Random numbers of a training step: a stream of its own for each purpose, so that none follows from another.
 
-Architectures are drawn from (seed, step) itself, by the rules in `subnets.py`.
+Architectures are drawn from (seed, step) itself, by the rules in `subnets.py`; `RULES` is for those of others
+that draw from PyTorch's own numbers.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-MIXING, SIDES, MODULES = 1, 2, 3
+MIXING, SIDES, MODULES, RULES = 1, 2, 3, 4
 
 
 def stream(purpose: int, seed: int, step: int, place: int = 0) -> np.random.Generator:

@@ -50,11 +50,34 @@ def architectures_of(rule: Subnets, space: Space, seed: int, step: int, progress
     name = type(rule).__name__
     with errors_of_users(lambda: f"`at` of {name} must give the architectures of a step, but at step {step}"):
         drawn = rule.at(space, seed, step, progress)
-    if not isinstance(drawn, (list, tuple)) or not drawn or not all(map(is_dataclass, drawn)):
+    if (
+        not isinstance(drawn, (list, tuple))
+        or not drawn
+        or not all(is_dataclass(a) and not isinstance(a, type) for a in drawn)
+    ):
         raise RunError(
             f"`at` of {name} must give a list of architectures, one or more: got {drawn!r} at step {step}."
         )
+    if not type(rule).__module__.startswith("nas."):  # ours keep to the space: to ask costs time
+        _require_members(rule, space, drawn, step)
     return list(drawn)
+
+
+def _require_members(rule: Subnets, space: Space, drawn: Sequence[Any], step: int) -> None:
+    name = type(rule).__name__
+    for architecture in drawn:
+        try:
+            space.check(architecture)
+        except SpaceError as error:
+            raise RunError(
+                f"`at` of {name} must give architectures of the space that is trained, but at step {step} "
+                f"one is not: {error}"
+            ) from error
+    if rule.teaches and drawn[0] != space.largest():
+        raise RunError(
+            f"`at` of {name}, which has `teaches = True`, must begin with the largest architecture: got "
+            f"{drawn[0]!r} at step {step}. Begin with space.largest(), or leave `teaches` out."
+        )
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.architecture import architecture_id
-from nas.errors import RunError, errors_of_users
+from nas.errors import RunError, SpaceError, errors_of_users
+from nas.skeleton import CACHED
 from nas.supernet import Box, Supernet
 from nas.tasks import Batch, Tally, Task
 from nas.training.batch_norm import synchronised
@@ -20,10 +24,10 @@ from nas.training.distillation import Features, axis_of_classes, feature_loss
 from nas.training.feed import Feed, moved, share
 from nas.training.gradients import Gradients
 from nas.training.guard import Guard
-from nas.training.heap import hidden
+from nas.training.heap import hidden, sweep
 from nas.training.optimizer import MOMENTS, SlicedAdamW
 from nas.training.recipe import Recipe
-from nas.training.streams import MODULES, torch_seed
+from nas.training.streams import MODULES, RULES, torch_seed
 from nas.training.subnets import architectures_of
 
 
@@ -52,10 +56,13 @@ class Update:
             from nas.export.subnet import load_subnet  # brings ONNX with it
 
             teacher = load_subnet(teacher, supernet.build.build, supernet.space.classes)
-        self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
+        self.teacher = None  # a copy: the caller's own stays as it is
+        if teacher is not None:
+            self.teacher = copy.deepcopy(teacher).to(self.device).eval().requires_grad_(False)
         self.features = Features(recipe.distillation.parts) if recipe.distillation.features else None
         self._require_parts()
         self._next: tuple[int, list[Any]] | None = None  # a step, and its architectures
+        self._hides, self._alive = True, WeakSet[nn.Module]()  # whether skeletons are; those that there are
 
     def __call__(self, batches: list[Batch], step: int) -> tuple[float, list[Tally]]:
         """One update from all subnets of a step; loss of the first, tallies of the first two.
@@ -64,9 +71,11 @@ class Update:
             RunError: a rule, module or task that does not give what it must, or numbers that the guard does
                 not let pass.
         """
+        if not self._next:
+            self._require_sides(batches[0])
         self.step = step
-        self.numbers = batches[0].targets.is_floating_point()  # before mixing makes shares of classes
-        with _reproducible(self.seed, step, self.group.rank, self.device):
+        self.targets = batches[0].targets  # as the task gives them: mixing makes shares of classes
+        with _reproducible(MODULES, self.seed, step, self.group.rank, self.device):
             return self._update([self.feed.prepared(b, step, i) for i, b in enumerate(batches)])
 
     def result(self) -> dict[str, Tensor]:
@@ -102,6 +111,7 @@ class Update:
     def _update(self, batches: list[Batch]) -> tuple[float, list[Tally]]:
         recipe, architectures = self.recipe, self._architectures(self.step)
         gradients, others = Gradients(), Gradients()
+        self.gathered: dict[int, _Gathered] = {}
         tallies, loss = [Tally(), Tally()], 0.0
         images = sum(len(batch.targets) for batch in batches)  # of all processes
         for batch in batches:
@@ -109,8 +119,6 @@ class Update:
             found = run(architectures, batch, images, gradients, others if recipe.project else gradients)
             loss += found[0]
             tallies = [a + b for a, b in zip(tallies, found[1], strict=True)]
-        if self.step + 1 < self.steps:  # now, for a GPU is still at the backward pass and nothing has waited
-            self._next = self.step + 1, self._architectures(self.step + 1)
         loss, tallies = self._added_up(gradients, others, loss, tallies)
         self.guard.require_sane(loss, self.step, architectures[0])
         if recipe.project:
@@ -128,9 +136,21 @@ class Update:
         """Those of a step, whose skeletons are in the cache then."""
         if self._next and self._next[0] == step:
             return self._next[1]
-        drawn = architectures_of(self.recipe.subnets, self.trained, self.seed, step, step / self.steps)
-        with hidden():
-            return [a for a in drawn if self.supernet.holds(a)] or drawn
+        rule = self.recipe.subnets
+        with _reproducible(RULES, self.seed, step, 0, self.device):  # the same in all processes
+            drawn = architectures_of(rule, self.trained, self.seed, step, step / self.steps)
+            with hidden() if self._hides else nullcontext():
+                held = [a for a in drawn if self.supernet.holds(a)] or drawn
+        self._require_acyclic(held)
+        return held
+
+    def _require_acyclic(self, architectures: list[Any]) -> None:
+        """Modules that refer to themselves outlive the cache until the collector finds them: it must see
+        them then."""
+        self._alive.update(map(self.supernet.skeleton, architectures))
+        if self._hides and len(self._alive) > 2 * CACHED:
+            sweep()
+            self._hides = len(self._alive) > 2 * CACHED  # others use the cache as well
 
     def _each(
         self, architectures: list[Any], batch: Batch, images: int, largest: Gradients, others: Gradients
@@ -147,26 +167,71 @@ class Update:
             boxes = self.supernet.boxes(architecture)
             slices = self.supernet.slices(boxes)
             with self._running(architecture, batch, count), self._features(architecture) as features:
-                answer = self.supernet(architecture, *batch.inputs, train=True, slices=slices)
+                answer = self._answer(architecture, batch, slices)
                 label_loss = self._label_loss(answer, batch)
                 loss = distillation.loss(answer, label_loss, inside, outside, self._classes(answer, batch))
                 if taught:
                     loss = loss + distillation.features * feature_loss(features, taught).to(loss.device)
-            self.guard.require_finite("loss", float(loss.detach()), self.step, architecture)
-            self.guard.require_sane(float(label_loss.detach()), self.step, architecture)
-            (loss * (weight / len(architectures))).backward()
-            _gather(boxes, slices, others if i else largest)
+            self._require_sane(label_loss, loss, outside, architecture)
             if i < 2 and count:
                 tallies[i] = self._tally(answer, batch)
             if i == 0:
                 first = float(label_loss.detach())
                 if teaches:
                     inside, taught = answer.detach(), {n: f.detach() for n, f in features.items()}
+            self._backward(loss * (weight / len(architectures)))
+            self._gather(i, boxes, slices, others if i else largest)
         return weight * first, tallies
 
+    def _answer(self, architecture: Any, batch: Batch, slices: Mapping[str, Tensor]) -> Tensor:
+        answer = self.supernet(architecture, *batch.inputs, train=True, slices=slices)
+        if not isinstance(answer, Tensor):
+            raise RunError(
+                f"A module must answer with one tensor to be trained: got a {type(answer).__name__} of "
+                f"architecture {architecture_id(architecture)}. Build a module around it that gives the one "
+                f"that the task's loss is about."
+            )
+        return answer
+
+    def _backward(self, loss: Tensor) -> None:
+        """Gradients of `loss`. While a GPU is at them, the next step's architectures get their skeletons:
+        from here on nothing waits for it before the norm of all gradients, or the next subnet's loss."""
+        task = type(self.task).__name__
+        with errors_of_users(lambda: f"`loss` of {task} must have gradients, but at step {self.step}"):
+            loss.backward()
+        if self.step + 1 < self.steps:
+            self._next = self.step + 1, self._architectures(self.step + 1)
+
+    def _gather(
+        self, i: int, boxes: Mapping[str, Box], slices: Mapping[str, Tensor], gradients: Gradients
+    ) -> None:
+        """Takes over what the step's i-th subnet has of gradients."""
+        gathered = self.gathered.setdefault(i, _Gathered(boxes, gradients, set()))
+        for name, box in boxes.items():
+            if (gradient := slices[name].grad) is not None:
+                gradients.add(name, box, gradient)
+                gathered.names.add(name)
+
     def _classes(self, answer: Tensor, batch: Batch) -> int | None:
-        """The axis of logits; None where targets are numbers."""
-        return None if self.numbers else axis_of_classes(tuple(answer.shape), tuple(batch.targets.shape))
+        """The axis of logits; None where targets, or answers, are numbers: one of several labels each, or one
+        logit alone."""
+        if self.targets.is_floating_point() or answer.shape[1:] == self.targets.shape[1:] != ():
+            return None
+        axis = axis_of_classes(tuple(answer.shape), tuple(batch.targets.shape))
+        return None if answer.ndim < 2 or answer.shape[axis] == 1 else axis
+
+    def _require_sane(
+        self, label_loss: Tensor, loss: Tensor, outside: Tensor | None, architecture: Any
+    ) -> None:
+        """Raises RunError for a loss that is not finite or explodes."""
+        whole = float(loss.detach())
+        if not math.isfinite(whole) and outside is not None and not bool(outside.isfinite().all()):
+            raise RunError(
+                f"The teacher's answers must be finite, but are not at step {self.step}. Give another one as "
+                f"distillation.teacher, or none."
+            )
+        self.guard.require_sane(float(label_loss.detach()), self.step, architecture)
+        self.guard.require_finite("loss", whole, self.step, architecture)
 
     def _label_loss(self, answer: Tensor, batch: Batch) -> Tensor:
         """The task's loss; once, that of knowing nothing too, by which a loss is known to be a large one."""
@@ -178,8 +243,17 @@ class Update:
                 f"batch: got {got}."
             )
         if self.guard.nothing is None:
-            self.guard.nothing = float(self.task.loss(torch.zeros_like(answer), batch))
+            self.guard.nothing = self._loss_of_zeros(answer, batch)
         return loss.reshape(())
+
+    def _loss_of_zeros(self, answer: Tensor, batch: Batch) -> float:
+        """0 where nobody asks for it, or the loss has none. It draws no numbers that others draw."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        if self.recipe.explosion < math.inf:
+            with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices):
+                found = float(self.task.loss(torch.zeros_like(answer), batch))
+                return found if math.isfinite(found) else 0.0
+        return 0.0
 
     def _shared(
         self, architectures: list[Any], batch: Batch, images: int, gradients: Gradients, _: Gradients
@@ -195,20 +269,20 @@ class Update:
             slices = self.supernet.slices(boxes)
             outside = self._teacher_answer(part)
             with self._running(architecture, part, count):
-                answer = self.supernet(architecture, *part.inputs, train=True, slices=slices)
+                answer = self._answer(architecture, part, slices)
                 label_loss = self._label_loss(answer, part)
                 classes = self._classes(answer, part)
                 loss = self.recipe.distillation.loss(answer, label_loss, None, outside, classes)
-            self.guard.require_sane(float(label_loss.detach()), self.step, architecture)
-            self.guard.require_finite("loss", float(loss.detach()), self.step, architecture)
+            self._require_sane(label_loss, loss, outside, architecture)
             total = total + loss * (count / images)
             ran.append((boxes, slices))
             if count:
                 tallies[0] += self._tally(answer, part)
-        total.backward()
-        for boxes, slices in ran:
-            _gather(boxes, slices, gradients)
-        return float(total.detach()), tallies
+        found = float(total.detach())
+        self._backward(total)
+        for i, (boxes, slices) in enumerate(ran):
+            self._gather(i, boxes, slices, gradients)
+        return found, tallies
 
     def _tally(self, answer: Tensor, batch: Batch) -> Tally:
         task, name = type(self.task).__name__, self.task.metric.name
@@ -223,8 +297,15 @@ class Update:
     def _teacher_answer(self, batch: Batch) -> Tensor | None:
         if self.teacher is None:
             return None
-        with torch.no_grad(), self._autocast():
-            answer: Tensor = self.teacher(*batch.inputs)
+        shapes = ", ".join(str(tuple(x.shape)) for x in batch.inputs)
+        with errors_of_users(lambda: f"The teacher must answer inputs {shapes}, but at step {self.step}"):
+            with torch.no_grad(), self._autocast():
+                answer: Tensor = self.teacher(*batch.inputs)
+        if not isinstance(answer, Tensor):
+            raise RunError(
+                f"The teacher must answer with one tensor: got a {type(answer).__name__}. Give a module "
+                f"around it that does."
+            )
         return answer
 
     @contextmanager
@@ -258,11 +339,25 @@ class Update:
         """Adds up what each process has of the means over all images; returns loss and tallies likewise."""
         if self.group.size == 1:
             return loss, tallies
+        self._align()
+        gradients.sort()
+        others.sort()
         parts = [loss, *(x for t in tallies for x in (t.total, t.squares, t.n))]
         sums = torch.tensor(parts, device=self.device)
         self.group.add_up([*gradients.values(), *others.values(), sums])
         loss, *both = sums.tolist()
         return loss, [Tally(both[i], both[i + 1], round(both[i + 2])) for i in (0, 3)]
+
+    def _align(self) -> None:
+        """Zeros for what other processes have trained and this one has not: modules may leave out a layer at
+        random (Fan et al., 2020)."""
+        places = [(g, name, name in g.names) for g in self.gathered.values() for name in g.boxes]
+        somewhere = self.group.either([here for _, _, here in places])
+        for (gathered, name, here), trained in zip(places, somewhere, strict=True):
+            if trained and not here:
+                box = gathered.boxes[name]
+                zeros = self.supernet.bank[name].new_zeros([s.stop - s.start for s in box])
+                gathered.gradients.add(name, box, zeros)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -270,6 +365,23 @@ class Update:
             decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
             bank = [self.supernet.bank[name].detach() for name in self.averages]
             torch._foreach_lerp_(list(self.averages.values()), bank, 1 - decay)
+
+    @torch.no_grad()
+    def _require_sides(self, batch: Batch) -> None:
+        """Raises RunError where an architecture does not take one of the sides: steps may draw both together
+        hours from now."""
+        for side in self.recipe.resolutions:
+            images, *others = (x.to("meta") for x in self.feed.scaled(batch, side).inputs)
+            for architecture in self.supernet.cover:
+                try:
+                    self.supernet.skeleton(architecture)(images, *others)
+                except SpaceError as error:
+                    raise RunError(
+                        f"`training.resolutions` must hold sides that all architectures take: got {side}. "
+                        f"{error}"
+                    ) from error
+                except Exception:  # of modules that do not run without numbers
+                    return
 
     def _require_parts(self) -> None:
         """Raises RunError where features are to be learnt of parts that there are none of."""
@@ -284,16 +396,19 @@ class Update:
             )
 
 
-def _gather(boxes: Mapping[str, Box], slices: Mapping[str, Tensor], gradients: Gradients) -> None:
-    for name, box in boxes.items():
-        if (gradient := slices[name].grad) is not None:
-            gradients.add(name, box, gradient)
+@dataclass(frozen=True)
+class _Gathered:
+    """Of a subnet of a step: where its slices lie, and the names of those whose gradients went where."""
+
+    boxes: Mapping[str, Box]
+    gradients: Gradients
+    names: set[str]
 
 
 @contextmanager
-def _reproducible(seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
-    """PyTorch's random numbers, such as those of dropout, follow from seed and step."""
-    devices, number = [device] if device.type == "cuda" else [], torch_seed(MODULES, seed, step, rank)
+def _reproducible(purpose: int, seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
+    """PyTorch's random numbers, such as those of dropout, follow from purpose, seed and step."""
+    devices, number = [device] if device.type == "cuda" else [], torch_seed(purpose, seed, step, rank)
     with torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(number)  # of what is used alone: to ask all devices takes a while
         if devices:

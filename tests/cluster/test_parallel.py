@@ -57,6 +57,9 @@ class Recorder:
         self.sent = [t.clone() for t in tensors]
         raise Stop
 
+    def either(self, flags: list[bool]) -> list[bool]:
+        return flags
+
 
 class Replay:
     """The same process, which now hears what both sent."""
@@ -69,6 +72,9 @@ class Replay:
     def add_up(self, tensors: list[torch.Tensor]) -> None:
         for tensor, parts in zip(tensors, zip(*self.sent, strict=True), strict=True):
             tensor.copy_(sum(parts))
+
+    def either(self, flags: list[bool]) -> list[bool]:
+        return flags
 
 
 @pytest.mark.parametrize(
@@ -90,6 +96,67 @@ def test_two_at_half_the_batch_give_the_gradients_of_one(recipe, task, tmp_path,
         folder = tmp_path / f"replayed {rank}"
         found = step_gradients(made_up_supernet(task), single, recipe, folder, monkeypatch, group=group)
         assert_gradients(found, whole)
+
+
+class OneOfTwo(nn.Module):
+    """Of two layers alike one, at random, in each process another."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, width), nn.Linear(64, width)
+        self.head, self.spare = nn.Linear(width, 3), nn.Linear(width, 3)  # of which one is never used
+
+    def forward(self, x):
+        layer = self.first if torch.rand(()) < 0.5 else self.second
+        return self.head(layer(x.flatten(1)).relu())
+
+
+class Fellow:
+    """A process of two, which says what it has, then what it sends, and hears what both have and send."""
+
+    size = 2
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.flags: list[list[bool]] = []
+        self.sent: list[list[torch.Tensor]] = []
+
+    def either(self, flags: list[bool]) -> list[bool]:
+        if not self.flags:
+            self.flags = [flags]
+            raise Stop
+        return [any(found) for found in zip(*self.flags, strict=True)]
+
+    def add_up(self, tensors: list[torch.Tensor]) -> None:
+        if not self.sent:
+            self.sent = [[t.clone() for t in tensors]]
+            raise Stop
+        for tensor, parts in zip(tensors, zip(*self.sent, strict=True), strict=True):
+            tensor.copy_(sum(parts))
+
+
+def test_processes_may_leave_out_different_layers(task, tmp_path, monkeypatch):
+    """Gradients of one must not be added to those of another parameter, as large as it."""
+    supernet = Supernet(lambda a: OneOfTwo(a.width), Space(Widths(oneof(4, 8))))
+    recipe, single = replace(RECIPE, subnets=Sandwich()), one_batch(task)
+    fellows = Fellow(0), Fellow(1)
+
+    def step(fellow: Fellow, name: str) -> dict[str, torch.Tensor]:
+        folder = tmp_path / f"{name} {fellow.rank}"
+        return step_gradients(supernet, single, recipe, folder, monkeypatch, group=fellow, seed=2)
+
+    for fellow in fellows:
+        assert not step(fellow, "flags")
+    assert fellows[0].flags != fellows[1].flags
+    for fellow in fellows:
+        fellow.flags = [f.flags[0] for f in fellows]
+        assert not step(fellow, "sent")
+    for fellow in fellows:
+        fellow.sent = [f.sent[0] for f in fellows]
+    found, other = (step(fellow, "heard") for fellow in fellows)
+    assert list(found) == list(other) == sorted(set(supernet.bank) - {"spare.weight", "spare.bias"})
+    for name, gradient in found.items():
+        assert torch.equal(gradient, other[name])
 
 
 @pytest.fixture(scope="module")

@@ -60,8 +60,12 @@ def test_the_first_is_tried_though_a_call_before_was_killed_in_it(tmp_path):
 
 
 def test_nothing_that_works_is_an_error(tmp_path):
+    failures = []
+    options = {"samples": 2, "longest": 2, "by_value": HERE, "on_failure": failures.append}
     with pytest.raises(RunError, match="must reach a score, but none of 2 did"):
-        tune(fails, None, SPACE, tmp_path / "b.db", samples=2, longest=2, by_value=HERE)
+        tune(fails, None, SPACE, tmp_path / "b.db", **options)
+    assert len(failures) == 2
+    assert all("ValueError: no training" in failure for failure in failures)
 
 
 def fails_at_one(shared, item, report):

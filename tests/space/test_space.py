@@ -191,6 +191,15 @@ def test_sampling_is_uniform_per_gene():
     assert abs(np.mean(depths) - 1.5) < 0.05  # by architectures it would be near 2
 
 
+def test_lists_become_tuples_with_holes_and_without():
+    kernels = [3, 5]
+    space = Space(Net(oneof(8, 16), [Conv(kernels), Conv([oneof(1, 2), 7])]))
+    drawn = space.sample(np.random.default_rng(0))
+    assert drawn.layers[0] == Conv((3, 5))
+    assert drawn.layers[1].kernel[1] == 7
+    space.check(drawn)
+
+
 @pytest.mark.parametrize("ratio", [oneof(1.0, 2.0), 2.0])
 def test_fields_may_be_left_out_of_what_a_rule_reads(ratio):
     """Of a part with holes, and of one without."""

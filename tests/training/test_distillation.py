@@ -22,6 +22,7 @@ from training.small import (
 
 from nas.errors import ExportError, RunError
 from nas.export import Subnet, export_subnet
+from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import Batch, Metric, Tally
 from nas.training import Distillation, Nested, OneBatch, SinglePath, soft_loss, train
@@ -137,6 +138,107 @@ class Labels(Numbers):
 
     def tallies(self, outputs, batch):
         return {"error": Tally.of((outputs.sigmoid() - batch.targets).abs())}
+
+
+class WholeLabels(Labels):
+    """The same, in whole numbers."""
+
+    def batches(self, *arguments, **named):
+        return (Batch(b.inputs, b.targets.long()) for b in super().batches(*arguments, **named))
+
+    def loss(self, outputs, batch):
+        return F.binary_cross_entropy_with_logits(outputs, batch.targets.float())
+
+
+class OneLogit(Numbers):
+    """Whether it is the first class, by one logit."""
+
+    def batches(self, *arguments, **named):
+        return (Batch(b.inputs, (b.targets == 0).long()) for b in self.base.batches(*arguments, **named))
+
+    def loss(self, outputs, batch):
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], batch.targets.float())
+
+
+@pytest.mark.parametrize(("kind", "classes"), [(WholeLabels, 3), (OneLogit, 1), (Numbers, 2)])
+def test_answers_that_are_no_classes_are_drawn_to_those_of_the_teacher(
+    task, tmp_path, monkeypatch, kind, classes
+):
+    """Whole numbers as targets do not make them any: a softmax over one logit is always 1. Of numbers there
+    may be more than there are targets, such as a spread."""
+    space = hierarchical.space(replace(task, classes=classes), widths=((8, 16),), depths=(1, 2))
+    supernet, other = Supernet(hierarchical.build, space), kind(task)
+    recipe = replace(RECIPE, distillation=Distillation(in_place=1.0))
+    found = step_gradients(supernet, other, recipe, tmp_path, monkeypatch)
+    batch = batch_of(other)
+    answers = [supernet(a, *batch.inputs, train=True) for a in architectures(recipe, supernet)]
+    losses = [other.loss(answers[0], batch)]
+    losses += [F.mse_loss(answer, answers[0].detach()) for answer in answers[1:]]
+    assert_gradients(found, bank_gradients(supernet, torch.stack(losses).mean()))
+
+
+class Twice(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class Named(nn.Module):
+    """A module with a part that answers with names."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.named, self.head = Part(width), nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.head(self.named(x)["features"])
+
+
+class Part(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, width)
+
+    def forward(self, x):
+        return {"features": self.linear(x.flatten(1))}
+
+
+def test_parts_that_answer_with_no_tensor_are_named(task, tmp_path):
+    supernet = Supernet(lambda a: Named(a.width), Space(Width(oneof(4, 8))))
+    distillation = Distillation(features=0.5, parts="named")
+    message = "`distillation.parts` must fit modules that answer with a tensor.*: named gives a dict"
+    with pytest.raises(RunError, match=message):
+        train(supernet, task, replace(RECIPE, distillation=distillation), tmp_path)
+
+
+@dataclass(frozen=True)
+class Width:
+    width: int
+
+
+def test_a_teacher_stays_as_it_was(task, supernet, teacher, tmp_path):
+    teacher.train()
+    recipe = replace(RECIPE, epochs=1, distillation=Distillation(external=0.5, teacher=teacher))
+    train(supernet, task, recipe, tmp_path)
+    assert teacher.training
+    assert all(p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (nn.Linear(5, 3), r"teacher must answer inputs \(16, 1, 8, 8\), but at step 0.*: RuntimeError: "),
+        (Twice(), "teacher must answer with one tensor: got a tuple"),
+        (nn.Sequential(nn.Flatten(1), nn.LazyLinear(3)), "answers must be finite, but are not at step 0"),
+    ],
+    ids=["other inputs", "a tuple", "not finite"],
+)
+def test_a_teacher_that_does_not_answer_is_named(task, supernet, tmp_path, other, message):
+    if "finite" in message:
+        other(torch.ones(2, 64))
+        nn.init.constant_(other[1].bias, math.nan)
+    recipe = replace(RECIPE, distillation=Distillation(external=0.5, teacher=other))
+    with pytest.raises(RunError, match=message):
+        train(supernet, task, recipe, tmp_path)
 
 
 def test_logits_of_a_teacher_are_no_targets(task, supernet, tmp_path, monkeypatch):

@@ -30,6 +30,17 @@ def test_errors_reach_the_one_who_asks():
             next(items)
 
 
+def test_whoever_leaves_is_not_waited_for():
+    def source():
+        yield 1
+        raise SystemExit(3)
+
+    items = Prefetched(source())
+    assert next(items) == 1
+    with pytest.raises(SystemExit):
+        next(items)
+
+
 def test_it_is_ahead_by_no_more_than_it_may():
     made = []
 

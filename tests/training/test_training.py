@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from nas import files
 from nas.architecture import architecture_id
 from nas.errors import RunError, SpaceError
 from nas.experiment import Experiment
-from nas.skeleton import skeleton_of
+from nas.skeleton import CACHED, skeleton_of
 from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import Batch, Mix
@@ -380,6 +381,70 @@ def test_a_builder_may_draw_random_numbers(task, tmp_path):
     assert equal(whole, trained(tmp_path / "cut"))
 
 
+def test_a_loss_and_a_rule_may_draw_random_numbers(task, tmp_path, monkeypatch):
+    own, space = type(task).loss, Space(Units(oneof(8, 16)))
+
+    @dataclass(frozen=True)
+    class Drawn(Subnets):
+        def at(self, space, seed, step, progress):
+            return [(space.smallest(), space.largest())[int(torch.randint(2, ()))] for _ in range(2)]
+
+    def loss(self, answer, batch):
+        return own(self, answer + 0.1 * torch.randn(answer.shape), batch)
+
+    monkeypatch.setattr(type(task), "loss", loss)
+    recipe = replace(RECIPE, subnets=Drawn())
+    whole = train(Supernet(dropped, space), task, recipe, tmp_path / "whole").state()
+    with pytest.raises(Stop):
+        train(Supernet(dropped, space), task, recipe, tmp_path / "cut", on_step=stop_at_step(5))
+    assert equal(whole, train(Supernet(dropped, space), task, recipe, tmp_path / "cut").state())
+    never = replace(recipe, explosion=math.inf)  # asks for no loss of zeros, which draws too
+    assert equal(whole, train(Supernet(dropped, space), task, never, tmp_path / "never").state())
+
+
+def test_the_loss_of_zeros_is_asked_for_once(task, tmp_path, monkeypatch):
+    """That of the first batch, also by a training that goes on."""
+    own, zeros = type(task).loss, []
+
+    def loss(self, answer, batch):
+        zeros.extend([] if answer.any() else [1])
+        return own(self, answer, batch)
+
+    monkeypatch.setattr(type(task), "loss", loss)
+    with pytest.raises(Stop):
+        train(made_up_supernet(task), task, RECIPE, tmp_path, on_step=stop_at_step(5))
+    train(made_up_supernet(task), task, RECIPE, tmp_path)
+    assert zeros == [1]
+
+
+def test_modules_that_refer_to_themselves_do_not_pile_up(task, tmp_path):
+    """They wait for the garbage collector, from which skeletons are hidden."""
+
+    class Own(nn.Module):
+        def __init__(self, units):
+            super().__init__()
+            self.up, self.down = nn.Linear(64, units), nn.Linear(units, 3)
+            self.act = self.own
+
+        def own(self, x):
+            return x.relu()
+
+        def forward(self, x):
+            return self.down(self.act(self.up(x.flatten(1))))
+
+    alive, most = WeakSet(), []
+
+    def build(architecture):
+        module = Own(architecture.units)
+        alive.add(module)
+        return module
+
+    supernet = Supernet(build, Space(Units(oneof(*range(1, 1001)))))
+    recipe = replace(RECIPE, epochs=150, checkpoint_seconds=1e9, subnets=SinglePath())
+    train(supernet, task, recipe, tmp_path, on_step=lambda _: most.append(len(alive)))
+    assert max(most) < 5 * CACHED
+
+
 def test_the_rest_of_an_epoch_is_shared_by_fewer(task, tmp_path):
     """A batch norm has no variance over one image."""
 
@@ -389,6 +454,33 @@ def test_the_rest_of_an_epoch_is_shared_by_fewer(task, tmp_path):
 
     supernet = Supernet(normed, Space(Units(oneof(8, 16))))
     train(supernet, one_batch(task, 32 + 5), replace(RECIPE, subnets=OneBatch(4)), tmp_path)
+
+
+@pytest.mark.parametrize("subnets", [SinglePath(), Sandwich()])
+def test_no_image_is_a_batch_by_itself(task, subnets, tmp_path):
+    """Nor has a batch norm a variance over one; each epoch leaves out another."""
+
+    def normed(architecture):
+        units = architecture.units
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, units), nn.BatchNorm1d(units), nn.Linear(units, 3))
+
+    one = one_batch(task, 2 * 16 + 1)
+    one = replace(one, batch_size=16)
+    sizes = [[len(b.targets) for b in one.batches("train", epoch=epoch)] for epoch in range(4)]
+    assert sizes == [[16, 16]] * 4
+    assert one.batch_count("train") == 2
+    left = {float(sum(b.inputs[0].sum() for b in one.batches("train", epoch=epoch))) for epoch in range(4)}
+    assert len(left) > 1
+    assert [len(b.targets) for b in replace(one, batch_size=1).batches("train")] == [1] * 33
+    train(Supernet(normed, Space(Units(oneof(8, 16)))), one, replace(RECIPE, subnets=subnets), tmp_path)
+
+
+def test_sides_that_some_architecture_does_not_take(task, supernet, tmp_path):
+    """Steps may draw both together hours from now."""
+    recipe = replace(RECIPE, resolutions=(8, 12), subnets=Only(supernet.space.smallest()))
+    with pytest.raises(RunError, match=r"`training\.resolutions` must hold sides .*: got 12\. A window must"):
+        train(supernet, task, recipe, tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(task, supernet, tmp_path):
@@ -490,12 +582,17 @@ class Gives(Subnets):
         (lambda space: [], r"must give a list of architectures, one or more: got \[\] at step 0"),
         (lambda space: space.largest(), "must give a list of architectures, one or more: got Hierarchical"),
         (lambda space: [3], r"must give a list of architectures, one or more: got \[3\]"),
+        (lambda space: [type(space.largest())], r"must give a list of architectures, one or more: got \[<cl"),
+        (
+            lambda space: [space.largest(), replace(space.largest(), channels=3)],
+            "must give architectures of the space that is trained, but at step 0 one is not: .*channels",
+        ),
         (
             lambda space: 1 / 0,
             r"at step 0, .*test_training\.py line \d+: ZeroDivisionError: division by zero",
         ),
     ],
-    ids=["nothing", "one", "others", "fails"],
+    ids=["nothing", "one", "others", "a class", "of another space", "fails"],
 )
 def test_a_rule_that_gives_none_is_named(task, supernet, tmp_path, what, message):
     with pytest.raises(RunError, match=f"`at` of Gives {message}" if "must" in message else message):
@@ -516,6 +613,32 @@ def test_a_rule_that_gives_none_is_named(task, supernet, tmp_path, what, message
             lambda *_, **__: iter([(1, 2)]),
             r"must give `nas.tasks.Batch\(inputs, targets\)`: got a tuple",
         ),
+        (
+            "batches",
+            lambda *_, **__: iter([Batch((np.ones((4, 1, 8, 8)),), torch.ones(4).long())]),
+            r"must give `Batch\(\(tensor, …\), tensor\)`: got a ndarray",
+        ),
+        (
+            "batches",
+            lambda *_, **__: iter([Batch(torch.ones(4, 1, 8, 8), torch.ones(4).long())]),
+            r"must give `Batch\(\(tensor, …\), tensor\)`: got inputs in a Tensor",
+        ),
+        (
+            "batches",
+            lambda *_, **__: iter([Batch((torch.ones(4, 1, 8, 8),), [1, 2])]),
+            r"must give `Batch\(\(tensor, …\), tensor\)`: got a list",
+        ),
+        (
+            "batches",
+            lambda *_, **__: iter([Batch((torch.ones(0, 1, 8, 8),), torch.ones(0).long())]),
+            r"must give one example or more at a time: got targets of \(0,\)",
+        ),
+        ("batch_count", lambda *_: None, "must be 1 or more of train: got None"),
+        (
+            "loss",
+            lambda *_: torch.ones(()),
+            r"`loss` of ImageClassification must have gradients, but at step 0, .*: RuntimeError: ",
+        ),
         ("batches", lambda *_, **__: 1 / 0, r"must give those of train, but, .* line \d+: ZeroDivisionError"),
         ("loss", lambda *_: 0.5, "must give a tensor of one number, the mean over the batch: got 0.5"),
         ("loss", lambda *_: torch.ones(4), r"must give a tensor of one number, .*: got a tensor of \(4,\)"),
@@ -528,6 +651,44 @@ def test_what_a_task_must_give_is_named(task, supernet, tmp_path, monkeypatch, m
     with pytest.raises(RunError, match=message):
         train(supernet, task, RECIPE, tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_teaching_rule_begins_with_the_largest(task, supernet, tmp_path):
+    class Teaching(Gives):
+        teaches = True
+
+    with pytest.raises(RunError, match="`teaches = True`, must begin with the largest architecture: got Hie"):
+        train(supernet, task, replace(RECIPE, subnets=Teaching(lambda s: [s.smallest()])), tmp_path)
+
+
+def test_answers_of_several_parts_are_named(task, tmp_path):
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 3)
+
+        def forward(self, x):
+            return {"logits": self.linear(x.flatten(1))}
+
+    supernet = Supernet(lambda _: Parts(), Space(Units(oneof(8, 16))))
+    with pytest.raises(RunError, match="must answer with one tensor to be trained: got a dict of archit"):
+        train(supernet, task, RECIPE, tmp_path)
+
+
+@pytest.mark.parametrize("law", ["a norm", "gradients of answers"])
+def test_losses_that_zeros_have_none_of(task, supernet, tmp_path, monkeypatch, law):
+    """What shows an explosion is no reason to stop."""
+    own = type(task).loss
+
+    def loss(self, answer, batch):
+        if law == "a norm":
+            assert answer.norm() > 0
+        else:
+            torch.autograd.grad(answer.sum(), answer, create_graph=True)
+        return own(self, answer, batch)
+
+    monkeypatch.setattr(type(task), "loss", loss)
+    train(supernet, task, RECIPE, tmp_path)
 
 
 def test_time_spent_waiting_is_time(task, supernet, tmp_path, monkeypatch):
