@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from nas.errors import RunError, errors_of_users
 from nas.tasks import Batch, Library, Task
 from nas.training.group import Group
-from nas.training.prefetch import Prefetched
+from nas.training.prefetch import CAN_FORK, OtherProcess, Prefetched
 from nas.training.recipe import Recipe
 from nas.training.streams import MIXING, SIDES, stream, torch_seed
 
@@ -30,20 +30,40 @@ class Feed:
         self.task, self.recipe, self.seed = task, recipe, seed
         self.group, self.device = group, device
         self.waited = 0.0
+        self._process: OtherProcess[Batch] | None = None
 
     def groups(self, epoch: int, done: int) -> Generator[list[Batch]]:
         """What is left of an epoch after `done` updates, as many batches as an update takes at a time."""
         count = self.recipe.accumulate
-        with self._errors_of_task():
-            source = iter(self.task.batches("train", seed=self.seed, epoch=epoch, first=done * count))
-        # What draws from PyTorch's own numbers must not do so while a step does.
-        batches = source if isinstance(getattr(self.task, "augment", None), Library) else Prefetched(source)
+        batches = self._made_ready(epoch, done * count)
         try:
             while group := self._awaited(lambda: list(islice(batches, count))):
                 yield group
         finally:
             if isinstance(batches, Prefetched):
                 batches.close()
+
+    def close(self) -> None:
+        """Ends the process that makes batches, if there is one."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def _made_ready(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of an epoch from one on, made while steps run: by a thread, or by a process where they
+        draw from PyTorch's own numbers, which steps draw from."""
+        if not isinstance(getattr(self.task, "augment", None), Library):
+            return Prefetched(self._source(epoch, first))
+        if not CAN_FORK:
+            return self._source(epoch, first)
+        if self._process is None or self._process.epoch != epoch or first:
+            self.close()
+            self._process = OtherProcess(self._source, epoch, first)
+        return self._process.items()
+
+    def _source(self, epoch: int, first: int) -> Iterator[Batch]:
+        with self._errors_of_task():
+            yield from self.task.batches("train", seed=self.seed, epoch=epoch, first=first)
 
     def prepared(self, batch: Batch, step: int, place: int) -> Batch:
         """The batch at a place of a step's group: mixed, scaled, on the device."""

@@ -78,7 +78,7 @@ def train(
             finite or explodes (names step, architecture and the last good checkpoint).
     """
     training = _Training(supernet, task, recipe, folder, seed, group or Alone())
-    with cpu_threads(recipe.threads), frozen_heap():
+    with cpu_threads(recipe.threads), frozen_heap(), closing(training.feed):
         if training.step and training.step % training.steps_per_epoch == 0:
             on_weights(training.step // training.steps_per_epoch, training.update.result())
         for epoch in training.epochs(on_step):

@@ -1,13 +1,21 @@
-"""Batches made ready while the step before them runs."""
+"""Batches made ready while the steps before them run."""
 
 from __future__ import annotations
 
 import queue
+import sys
 import threading
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from nas.errors import NasError, RunError
 
 T = TypeVar("T")
+CAN_FORK = sys.platform == "linux"  # elsewhere a process would need a copy of all data
 
 
 class Prefetched(Iterator[T]):
@@ -45,3 +53,66 @@ class Prefetched(Iterator[T]):
             self._items.put((None, StopIteration()))
         except BaseException as error:  # belongs to the one who asks
             self._items.put((None, error))
+
+
+class OtherProcess(Generic[T]):
+    """Items of epoch after epoch, made by another process, for what draws from random numbers that a step in
+    this one draws from.
+
+    Args:
+        make: the items of an epoch from a number on; raises NasError alone.
+
+    Attributes:
+        epoch: whose items come next; None in the middle of one.
+    """
+
+    def __init__(
+        self, make: Callable[[int, int], Iterator[T]], epoch: int, first: int, ahead: int = 4
+    ) -> None:
+        self.epoch: int | None = epoch
+        self._items: Iterator[Any] | None = iter(
+            DataLoader(
+                _Epochs(make, epoch, first),
+                batch_size=None,
+                collate_fn=_as_it_is,
+                num_workers=1,
+                prefetch_factor=ahead,
+                multiprocessing_context="fork",
+                generator=torch.Generator(),  # what it draws a seed from, which nobody uses
+            )
+        )
+
+    def items(self) -> Iterator[T]:
+        """Those of the next epoch."""
+        assert self._items is not None
+        epoch, self.epoch = self.epoch, None
+        for item in self._items:
+            if isinstance(item, str):
+                raise RunError(item)
+            if item is None:
+                break
+            yield item
+        self.epoch = None if epoch is None else epoch + 1
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._items = None
+
+
+def _as_it_is(item: T) -> T:
+    return item
+
+
+class _Epochs(IterableDataset[Any]):
+    """Items, None after each epoch, and the message of an error."""
+
+    def __init__(self, make: Callable[[int, int], Iterator[Any]], epoch: int, first: int) -> None:
+        self.make, self.epoch, self.first = make, epoch, first
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for epoch in count(self.epoch):
+                yield from self.make(epoch, self.first if epoch == self.epoch else 0)
+                yield None
+        except NasError as error:
+            yield str(error)

@@ -1,13 +1,22 @@
-"""Batches from a thread: all of them, in order, with their errors, and no thread that stays."""
+"""Batches made ready elsewhere: all of them, in order, with their errors, and nothing that stays."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
+from training.small import RECIPE, Stop, made_up_supernet, made_up_task, stop_at_step
 
-from nas.training.prefetch import Prefetched
+from nas.errors import RunError
+from nas.tasks import Library
+from nas.training import SinglePath, feed, train
+from nas.training.prefetch import CAN_FORK, OtherProcess, Prefetched
 
 
 def test_all_of_them_in_order():
@@ -64,3 +73,81 @@ def test_close_ends_the_thread():
     next(items)
     items.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="needs Linux")
+class TestOtherProcess:
+    def test_epoch_after_epoch_in_order(self):
+        def make(epoch, first):
+            return ((epoch, i, os.getpid()) for i in range(first, 3))
+
+        before = torch.get_rng_state()
+        process = OtherProcess(make, epoch=4, first=1)
+        found = [list(process.items()) for _ in range(3)]
+        assert [[item[:2] for item in epoch] for epoch in found] == [
+            [(4, 1), (4, 2)],
+            [(5, 0), (5, 1), (5, 2)],
+            [(6, 0), (6, 1), (6, 2)],
+        ]
+        assert process.epoch == 7
+        assert {item[2] for epoch in found for item in epoch} == {multiprocessing.active_children()[0].pid}
+        assert torch.equal(before, torch.get_rng_state())
+        process.close()
+        assert not multiprocessing.active_children()
+
+    def test_in_the_middle_of_an_epoch_it_is_at_none(self):
+        process = OtherProcess(lambda epoch, first: iter(range(first, 9)), epoch=0, first=0)
+        next(process.items())
+        assert process.epoch is None
+        process.close()
+
+    def test_errors_reach_the_one_who_asks(self):
+        def make(epoch, first):
+            yield 1
+            raise RunError("no more")
+
+        process = OtherProcess(make, epoch=0, first=0)
+        items = process.items()
+        assert next(items) == 1
+        with pytest.raises(RunError, match=r"^no more$"):
+            next(items)
+        process.close()
+
+
+class Noise(nn.Module):
+    """Draws from PyTorch's own numbers."""
+
+    def forward(self, images):
+        return images + 0.1 * torch.randn(images.shape)
+
+
+def test_augmentations_of_a_library_change_no_step(tmp_path, monkeypatch):
+    """Made by another process they are those that this one would make, also where a training goes on."""
+    task = made_up_task(augment=Library(Noise()))
+    recipe = replace(RECIPE, subnets=SinglePath())
+
+    def trained(name, **kw):
+        return train(made_up_supernet(task), task, recipe, tmp_path / name, **kw).state()
+
+    found = trained("whole")
+    assert not multiprocessing.active_children()
+    with pytest.raises(Stop):
+        trained("cut", on_step=stop_at_step(4))
+    assert not multiprocessing.active_children()
+    again = trained("cut")
+    monkeypatch.setattr(feed, "CAN_FORK", False)
+    here = trained("here")
+    for name, tensor in here.items():
+        assert torch.equal(tensor, found[name])
+        assert torch.equal(tensor, again[name])
+
+
+def test_what_a_library_cannot_do_is_told_in_a_line(tmp_path):
+    task = made_up_task(augment=Library(nn.Conv2d(5, 5, 3)))
+    with pytest.raises(
+        RunError, match="`batches` of ImageClassification must give those of train, but"
+    ) as told:
+        train(made_up_supernet(task), task, RECIPE, tmp_path)
+    assert "RuntimeError" in str(told.value)
+    assert "Traceback" not in str(told.value)
+    assert not multiprocessing.active_children()
