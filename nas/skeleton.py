@@ -45,7 +45,8 @@ CACHED = 64  # skeletons, of all supernets: each may hold buffers of its own
 
 @lru_cache(maxsize=CACHED)
 def skeleton_of(build: AtBits, layouts_of: LayoutsOf | None, architecture: Any) -> Skeleton:
-    with torch.random.fork_rng(devices=[]):  # whether it is built or in the cache, others draw the same
+    # Whether it is built or in the cache, others draw the same; and who runs it next may want gradients.
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         return _skeleton(build, layouts_of, architecture)
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from nas.errors import LayoutError, SpaceError
 from nas.experiment import Experiment, settings_of
 from nas.layout import Layout
+from nas.skeleton import skeleton_of
 from nas.space import Space, oneof, repeat
 from nas.supernet import Supernet
 from nas.tasks import digits
@@ -356,6 +357,16 @@ def test_pickles_with_numpy_weights(supernets):
     architecture = VIT_SPACE.largest()
     assert torch.equal(supernet(architecture, images()), again(architecture, images()))
     assert all(isinstance(a, np.ndarray) for a in supernet.__getstate__()["bank"].values())
+
+
+def test_what_was_built_without_gradients_gives_them(supernets):
+    supernet, architecture = supernets["plain vit"], VIT_SPACE.largest()
+    skeleton_of.cache_clear()
+    with torch.inference_mode():
+        answer = supernet(architecture, images())
+    again = supernet(architecture, images())
+    again.sum().backward()
+    assert torch.equal(answer, again.detach())
 
 
 class TestBuffers:
