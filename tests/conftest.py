@@ -20,7 +20,7 @@ SEARCH_N, SELECT_N, TEST_N = 270, 180, 360  # examples in the splits
 
 # What may be skipped, by the reason that is given, and how often at most. All else must run where the
 # packages of `dev` are installed: a skip that nobody counts is a test that nobody has.
-SKIPS = {"needs Chromium": 1}
+SKIPS = {"needs Chromium": 1, "needs Linux": 3}
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -9,26 +9,23 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas.architecture import architecture_id
 from nas.errors import RunError, SpaceError, errors_of_users
-from nas.skeleton import CACHED
 from nas.supernet import Box, Supernet
 from nas.tasks import Batch, Tally, Task
 from nas.training.batch_norm import synchronised
 from nas.training.distillation import Features, axis_of_classes, feature_loss
+from nas.training.drawing import Drawing
 from nas.training.feed import Feed, moved, share
 from nas.training.gradients import Gradients
 from nas.training.guard import Guard
-from nas.training.heap import hidden, sweep
 from nas.training.optimizer import MOMENTS, SlicedAdamW
 from nas.training.recipe import Recipe
-from nas.training.streams import MODULES, RULES, torch_seed
-from nas.training.subnets import architectures_of
+from nas.training.streams import MODULES, reproducible
 
 
 class Update:
@@ -45,7 +42,6 @@ class Update:
     ) -> None:
         self.task, self.recipe, self.feed, self.guard, self.steps = task, recipe, feed, guard, steps
         self.seed, self.group, self.device = feed.seed, feed.group, feed.device
-        self.trained = recipe.trained(supernet.space)
         self.supernet = supernet.to(self.device)
         matrices = supernet.matrices()
         groups = recipe.groups({name: name in matrices for name in supernet.bank})
@@ -61,8 +57,10 @@ class Update:
             self.teacher = copy.deepcopy(teacher).to(self.device).eval().requires_grad_(False)
         self.features = Features(recipe.distillation.parts) if recipe.distillation.features else None
         self._require_parts()
-        self._next: tuple[int, list[Any]] | None = None  # a step, and its architectures
-        self._hides, self._alive = True, WeakSet[nn.Module]()  # whether skeletons are; those that there are
+        self.drawing = Drawing(
+            self.supernet, recipe.subnets, recipe.trained(supernet.space), self.seed, steps, self.device
+        )
+        self._sides_fit = False
 
     def __call__(self, batches: list[Batch], step: int) -> tuple[float, list[Tally]]:
         """One update from all subnets of a step; loss of the first, tallies of the first two.
@@ -71,11 +69,12 @@ class Update:
             RunError: a rule, module or task that does not give what it must, or numbers that the guard does
                 not let pass.
         """
-        if not self._next:
+        if not self._sides_fit:
             self._require_sides(batches[0])
+            self._sides_fit = True
         self.step = step
         self.targets = batches[0].targets  # as the task gives them: mixing makes shares of classes
-        with _reproducible(MODULES, self.seed, step, self.group.rank, self.device):
+        with reproducible(MODULES, self.seed, step, self.group.rank, self.device):
             return self._update([self.feed.prepared(b, step, i) for i, b in enumerate(batches)])
 
     def result(self) -> dict[str, Tensor]:
@@ -109,7 +108,7 @@ class Update:
     # --- a step -----------------------------------------------------------------------------------
 
     def _update(self, batches: list[Batch]) -> tuple[float, list[Tally]]:
-        recipe, architectures = self.recipe, self._architectures(self.step)
+        recipe, architectures = self.recipe, self.drawing.at(self.step)
         gradients, others = Gradients(), Gradients()
         self.gathered: dict[int, _Gathered] = {}
         tallies, loss = [Tally(), Tally()], 0.0
@@ -131,26 +130,6 @@ class Update:
         self.optimizer.step(gradients, recipe.rate(self.step / self.steps))
         self._average()
         return loss, tallies
-
-    def _architectures(self, step: int) -> list[Any]:
-        """Those of a step, whose skeletons are in the cache then."""
-        if self._next and self._next[0] == step:
-            return self._next[1]
-        rule = self.recipe.subnets
-        with _reproducible(RULES, self.seed, step, 0, self.device):  # the same in all processes
-            drawn = architectures_of(rule, self.trained, self.seed, step, step / self.steps)
-            with hidden() if self._hides else nullcontext():
-                held = [a for a in drawn if self.supernet.holds(a)] or drawn
-        self._require_acyclic(held)
-        return held
-
-    def _require_acyclic(self, architectures: list[Any]) -> None:
-        """Modules that refer to themselves outlive the cache until the collector finds them: it must see
-        them then."""
-        self._alive.update(map(self.supernet.skeleton, architectures))
-        if self._hides and len(self._alive) > 2 * CACHED:
-            sweep()
-            self._hides = len(self._alive) > 2 * CACHED  # others use the cache as well
 
     def _each(
         self, architectures: list[Any], batch: Batch, images: int, largest: Gradients, others: Gradients
@@ -199,8 +178,7 @@ class Update:
         task = type(self.task).__name__
         with errors_of_users(lambda: f"`loss` of {task} must have gradients, but at step {self.step}"):
             loss.backward()
-        if self.step + 1 < self.steps:
-            self._next = self.step + 1, self._architectures(self.step + 1)
+        self.drawing.prepare(self.step + 1)
 
     def _gather(
         self, i: int, boxes: Mapping[str, Box], slices: Mapping[str, Tensor], gradients: Gradients
@@ -403,15 +381,3 @@ class _Gathered:
     boxes: Mapping[str, Box]
     gradients: Gradients
     names: set[str]
-
-
-@contextmanager
-def _reproducible(purpose: int, seed: int, step: int, rank: int, device: torch.device) -> Iterator[None]:
-    """PyTorch's random numbers, such as those of dropout, follow from purpose, seed and step."""
-    devices, number = [device] if device.type == "cuda" else [], torch_seed(purpose, seed, step, rank)
-    with torch.random.fork_rng(devices):
-        torch.default_generator.manual_seed(number)  # of what is used alone: to ask all devices takes a while
-        if devices:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(number)
-        yield
