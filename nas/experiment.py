@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -337,9 +337,9 @@ def _check_searcher(experiment: Experiment) -> None:
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
     """What an experiment is set to, as JSON data: all but data, space and code, which have hashes."""
-    plain = replace(experiment, task=None, space=experiment.space.fingerprint)  # type: ignore[arg-type]
-    settings = {k: v for k, v in describe(plain).items() if k not in ("type", "features")}
-    settings["task"] = _of_task(experiment.task)
+    special = {"task": _of_task(experiment.task), "space": experiment.space.fingerprint}
+    names = [f.name for f in fields(experiment) if f.name != "features"]
+    settings = {name: special.get(name) or describe(getattr(experiment, name)) for name in names}
     teacher = experiment.training.distillation.teacher
     if isinstance(teacher, str) and (weights := Path(teacher) / "model.safetensors").is_file():
         settings["training"]["distillation"]["teacher"] += f" of weights {file_hash(weights)}"

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from spine.conftest import settings
 
 from experiments.benchmarks import results as benchmark_results
 from experiments.benchmarks import trust
@@ -40,19 +41,37 @@ def test_subnets_are_trained_once_and_compared(nas, run, tmp_path, monkeypatch):
     assert (run / "assessment.png").stat().st_size > 1000
     assert {"tau_within_cost", "median_gap", "top3_regret"} <= set(results["figures"])
 
-    with monkeypatch.context() as patched:
-        patched.setattr(trust, "FOLDER", tmp_path)
-        patched.setattr(trust, "RAW", tmp_path / "raw.npz")
-        patched.setattr(benchmark_results, "FOLDER", tmp_path)
-        trust.main(str(run))
-    kept = json.loads((tmp_path / "cifar10_small.json").read_text())
-    assert kept["figures"] == results["figures"]
-    assert kept["largest_accuracy"] == pytest.approx(results["ends"]["largest"]["inherited"])
-
     alone.unlink()
     again = nas("assess", run, *SMALL)
     assert "; 1 are left to do" in again.stdout
     assert json.loads((run / "assessment.json").read_text())["subnets"] == results["subnets"]
+
+
+def test_an_assessment_is_kept_for_good_with_a_supernet_that_lacks_an_option(nas, run, tmp_path, monkeypatch):
+    nas("assess", run, *SMALL, "--bins", 3)
+    results = json.loads((run / "assessment.json").read_text())
+    withheld = ("--set", 'training.withheld=[["heads", [4]]]', "--run-dir", tmp_path / "withheld")
+    nas("train", "digits", *settings(), *withheld)
+    begin = f"<!-- {trust.COMMAND} -->"
+    (tmp_path / "page.md").write_text(f"{begin}\n<!-- end -->\n")
+    for module, name, path in (
+        (trust, "FOLDER", tmp_path),
+        (trust, "RAW", tmp_path / "raw.npz"),
+        (trust, "PAGE", tmp_path / "page.md"),
+        (benchmark_results, "FOLDER", tmp_path),
+    ):
+        monkeypatch.setattr(module, name, path)
+    trust.main(str(run), str(tmp_path / "withheld" / "digits"))
+    kept = json.loads((tmp_path / "cifar10_small.json").read_text())
+    assert kept["figures"] == results["figures"]
+    assert kept["largest_accuracy"] == pytest.approx(results["ends"]["largest"]["inherited"])
+    found = trust.read()
+    has = ['"heads": 4,' in json.dumps(s["architecture"]) for s in results["subnets"]]
+    assert has == (~found.withheld.seen).tolist()
+    assert 0 < sum(has) < len(has)
+    assert "… and from the others" in (tmp_path / "page.md").read_text()
+    with pytest.raises(SystemExit, match="must have the recipe of what was assessed"):
+        trust.of_other(str(tmp_path / "withheld" / "digits"), results | {"recipe": "another"})
 
 
 @pytest.mark.parametrize(
