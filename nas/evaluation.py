@@ -67,14 +67,25 @@ def accuracy(forward: Callable[..., Tensor], task: Task, split: Split) -> Tally:
 
 def subnet_accuracy(supernet: Supernet, architecture: Any, task: Task, split: Split) -> Tally:
     """The task's metric of a subnet over a split, with batch-norm statistics of its own."""
+    return accuracy(answering(supernet, architecture, task), task, split)
+
+
+def answering(supernet: Supernet, architecture: Any, task: Task) -> Callable[..., Tensor]:
+    """A subnet with batch-norm statistics of its own, which takes and gives tensors of the CPU, wherever the
+    bank is."""
     buffers = statistics(supernet, architecture, task)
-    return accuracy(lambda *x: supernet(architecture, *x, buffers=buffers), task, split)
+
+    def answer(*inputs: Tensor) -> Tensor:
+        found: Tensor = supernet(architecture, *(x.to(supernet.device) for x in inputs), buffers=buffers)
+        return found.to("cpu")
+
+    return answer
 
 
 def statistics(supernet: Supernet, architecture: Any, task: Task) -> dict[str, Tensor]:
     """Batch-norm statistics of a subnet over the first `CALIBRATION_BATCHES` of *train*, for `buffers=`;
     nothing, and no work, for a subnet that has none. The same wherever it is asked for."""
-    batches = (batch.inputs for batch in task.batches("train"))
+    batches = (tuple(x.to(supernet.device) for x in batch.inputs) for batch in task.batches("train"))
     with cpu_threads(1):
         return supernet.calibrate(architecture, islice(batches, CALIBRATION_BATCHES))
 

@@ -339,7 +339,9 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     """What an experiment is set to, as JSON data: all but data, space and code, which have hashes."""
     special = {"task": _of_task(experiment.task), "space": experiment.space.fingerprint}
     names = [f.name for f in fields(experiment) if f.name != "features"]
-    settings = {name: special.get(name) or describe(getattr(experiment, name)) for name in names}
+    settings: dict[str, Any] = {
+        name: special.get(name) or describe(getattr(experiment, name)) for name in names
+    }
     teacher = experiment.training.distillation.teacher
     if isinstance(teacher, str) and (weights := Path(teacher) / "model.safetensors").is_file():
         settings["training"]["distillation"]["teacher"] += f" of weights {file_hash(weights)}"

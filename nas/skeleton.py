@@ -30,6 +30,7 @@ class Skeleton:
     bits: dict[str, Bits]  # of parameters
     buffers: dict[str, Tensor]
     unknown_layouts: frozenset[str]  # names of `layouts=` that this module does not have
+    frozen: frozenset[str]  # names of parameters that its builder wants no gradients for
 
     def fits(self, stored: Mapping[str, Layout]) -> bool:
         """Whether all that it asks for is there, as large as it asks for."""
@@ -60,6 +61,7 @@ def _skeleton(build: AtBits, layouts_of: LayoutsOf | None, architecture: Any) ->
     declared: dict[str, Layout] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     first: dict[int, str] = {}
+    frozen = set[str]()
     for prefix, inner in module.named_modules():  # once: walks are a good part of the time of a step
         before = f"{prefix}." if prefix else ""
         if hasattr(inner, "layouts"):
@@ -70,6 +72,8 @@ def _skeleton(build: AtBits, layouts_of: LayoutsOf | None, architecture: Any) ->
             alias = f"{before}{name}"
             name = first.setdefault(id(parameter), alias)  # tied ones go by their first name
             shapes[name] = _shape(name, parameter)
+            if not parameter.requires_grad:
+                frozen.add(name)
             if alias in given:
                 declared[name] = given.pop(alias)
     for name in declared.keys() & shapes:
@@ -83,7 +87,8 @@ def _skeleton(build: AtBits, layouts_of: LayoutsOf | None, architecture: Any) ->
         for name, (shape, layout) in list(parameters.items()):
             if (few := bits[name].weight) in (2, 4, 8):
                 parameters[step_name(name, few)] = shape[:1], _rows(layout, shape[0])
-    return Skeleton(module, parameters, bits, _buffers(module, build, architecture), frozenset(given))
+    buffers = _buffers(module, build, architecture)
+    return Skeleton(module, parameters, bits, buffers, frozenset(given), frozenset(frozen))
 
 
 def _rows(layout: Layout, out: int) -> Layout:

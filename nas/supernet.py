@@ -80,6 +80,7 @@ class Supernet:
             self.cover = tuple(cover)
             self._require_known_layouts()
             self._matrices = _matrices(cover.values())
+            self.frozen = frozenset(name for skeleton in cover.values() for name in skeleton.frozen)
             self.bank = self._initial(cover, seed)
 
     # --- running subnets -----------------------------------------------------------------------
@@ -150,9 +151,13 @@ class Supernet:
     def slices(self, boxes: Mapping[str, Box]) -> dict[str, Tensor]:
         """Views of the bank at `boxes(architecture)`, in logical shapes, which gather gradients of their own.
 
-        Their gradients are as large as the subnet, those of the bank always as large as the bank.
+        Their gradients are as large as the subnet, those of the bank always as large as the bank. What a
+        builder has frozen (``requires_grad=False``) gathers none.
         """
-        return {name: self.bank[name].detach()[box].requires_grad_() for name, box in boxes.items()}
+        return {
+            name: self.bank[name].detach()[box].requires_grad_(name not in self.frozen)
+            for name, box in boxes.items()
+        }
 
     def skeleton(self, architecture: Any) -> nn.Module:
         """The module without weights that the forward of a subnet runs, for hooks. It is shared: leave it as
@@ -299,8 +304,8 @@ class Supernet:
                 value.detach().reshape(layout.shape).to(bank[name])
             )
         other = self.with_state(bank)
-        for parameter in other.parameters():
-            parameter.requires_grad_()
+        for name, parameter in other.bank.items():
+            parameter.requires_grad_(name not in self.frozen)
         return other
 
     def __getstate__(self) -> dict[str, Any]:
@@ -313,6 +318,11 @@ class Supernet:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             tensors = {n: torch.from_numpy(a) for n, a in state["bank"].items()}
         self.bank = {n: nn.Parameter(t, requires_grad=False) for n, t in tensors.items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the bank is, and inputs must be."""
+        return next(iter(self.bank.values())).device
 
     def to(self, device: torch.device | str) -> Supernet:
         """Moves the bank in place."""
@@ -360,8 +370,7 @@ class Supernet:
     def _buffers(self, skeleton: Skeleton, given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         if not skeleton.buffers:
             return {}
-        device = next(iter(self.bank.values())).device
-        return {n: (given or {}).get(n, b).to(device) for n, b in skeleton.buffers.items()}
+        return {n: (given or {}).get(n, b).to(self.device) for n, b in skeleton.buffers.items()}
 
     def _initial(self, cover: Mapping[Any, Skeleton], seed: int) -> dict[str, nn.Parameter]:
         """The builder's own initialisation, from the architecture that holds most of each parameter."""
@@ -372,7 +381,7 @@ class Supernet:
                     source[name] = math.prod(shape), architecture
         bank: dict[str, nn.Parameter] = {}
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             for chosen in dict.fromkeys(architecture for _, architecture in source.values()):
                 layouts = cover[chosen].parameters
                 for name, parameter in self.build(chosen).named_parameters():
@@ -414,7 +423,7 @@ def _grown(name: str, values: Tensor, layout: Layout, stored: Layout) -> nn.Para
     spread = float(values.std()) if values.numel() > 1 else 0.0
     full.normal_().mul_(spread).add_(float(values.mean()))
     full[slices(name, stored, layout)] = values.reshape(layout.shape)
-    return nn.Parameter(full)
+    return nn.Parameter(full, values.requires_grad)
 
 
 @contextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
+import torch
 from training.small import RECIPE, made_up_task
 
 from nas.errors import SpaceError
 from nas.experiment import Experiment
 from nas.phases.chosen import Assessment, choose
-from nas.training import Nested
+from nas.training import Nested, Subnets
 from search_spaces import costs, hierarchical
 
 WHAT = Assessment(bins=2, subnets=4, unseen=3, width=0.2)
@@ -63,3 +65,19 @@ def test_a_bin_that_the_training_never_enters(experiment):
         SpaceError, match=r"A bin of costs must hold 2 subnets or more that .* holds [01].*than Nested"
     ):
         choose(only, WHAT)
+
+
+@dataclass(frozen=True)
+class Torch(Subnets):
+    """Draws PyTorch's own numbers, and is drawn from for few of all subnets."""
+
+    def at(self, space, seed, step, progress):
+        return [space.sample(np.random.default_rng(int(torch.randint(1 << 30, ()))))]
+
+    def trains(self, space, architecture):
+        return False
+
+
+def test_rules_that_draw_other_numbers_choose_the_same_at_each_call(experiment):
+    drawn = replace(experiment, training=replace(RECIPE, subnets=Torch()))
+    assert choose(drawn, replace(WHAT, unseen=0)) == choose(drawn, replace(WHAT, unseen=0))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas.evaluation import accuracy, statistics, subnet_accuracy
+from nas.evaluation import accuracy, answering, statistics, subnet_accuracy
 from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import from_arrays
@@ -62,3 +62,39 @@ def test_the_same_wherever_it_is_asked_for(task, supernet):
     once, again = (statistics(supernet, Net(8), task) for _ in range(2))
     assert once.keys() == again.keys()
     assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+class Elsewhere:
+    """A supernet on another device, whose answers come from there."""
+
+    device = torch.device("meta")
+
+    def __init__(self, supernet: Supernet) -> None:
+        self.supernet, self.met = supernet, []
+
+    def calibrate(self, architecture, batches):
+        self.met += [x.device.type for inputs in batches for x in inputs]
+        return {}
+
+    def __call__(self, architecture, *inputs, buffers):
+        self.met += [x.device.type for x in inputs]
+        return Answer(self.supernet(architecture, torch.zeros(inputs[0].shape)))
+
+
+class Answer:
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def to(self, device: str) -> torch.Tensor:
+        assert device == "cpu"
+        return self.values
+
+
+def test_batches_go_where_the_bank_is_and_answers_come_back(task, supernet):
+    """`judge` of a training on a GPU asks while the weights are there."""
+    there = Elsewhere(supernet)
+    answers = [answering(there, Net(8), task)(*batch.inputs) for batch in task.batches("search")]
+    assert set(there.met) == {"meta"}
+    assert len(there.met) == len(answers) * 9  # 8 of calibration for each
+    assert {a.device.type for a in answers} == {"cpu"}
+    assert subnet_accuracy(there, Net(8), task, "search").n == len(task.splits["search"])

@@ -172,6 +172,7 @@ def experiment():
 
 
 def shared_of(experiment, folder) -> Shared:
+    folder.mkdir(exist_ok=True)
     what = Finetuning(epochs=4, learning_rate=1.0, external=0.0, patience=4)
     return Shared(experiment, experiment.supernet(), "abc", None, what, folder)
 
@@ -227,7 +228,7 @@ def test_core_seconds_of_all_calls_count(experiment, tmp_path, monkeypatch):
         if epoch == 2:
             raise Stop
 
-    monkeypatch.setattr(phase.time, "process_time", tick)
+    monkeypatch.setattr(phase, "core_seconds", tick)
     with pytest.raises(Stop):
         _train_on(what, one, stop)
     clock[0] = 0.0  # another process
@@ -286,6 +287,7 @@ def test_what_is_not_on_record_is_not_thrown_away(experiment, tmp_path, monkeypa
         modules=[],
     )
     entry = {"id": experiment.space.id(architecture), "architecture": experiment.space.to_json(architecture)}
+    entry["weights"] = "w"
     trained, own = [], phase.train
 
     def inline(objective, shared, items, *, on_end, **_):
@@ -334,3 +336,22 @@ def test_it_is_taught_by_the_largest_at_a_share_of_the_rate(experiment, tmp_path
     assert (tuned.distillation.external, tuned.distillation.temperature) == (0.3, 3.0)
     assert (scratch.epochs, scratch.learning_rate) == (hot.training.epochs, hot.training.learning_rate)
     assert scratch.distillation.teacher is None
+
+
+def test_the_teacher_is_the_largest_that_was_trained():
+    task = made_up_task()
+    supernet = made_up_supernet(task)
+    recipe = replace(RECIPE, withheld=(("ratio", (2,)), ("width", (16,))))
+    experiment = Experiment("a", task, supernet.space, hierarchical.build, training=recipe)
+    teacher = phase._teacher(SimpleNamespace(experiment=experiment, supernet=supernet), Finetuning())
+    largest = recipe.trained(supernet.space).largest()
+    assert sum(p.numel() for p in teacher.parameters()) == supernet.parameters_of(largest)
+
+
+def test_a_machine_that_does_not_see_the_run_directory(tmp_path):
+    task = made_up_task()
+    supernet = made_up_supernet(task)
+    experiment = Experiment("a", task, supernet.space, hierarchical.build, training=RECIPE)
+    shared = Shared(experiment, supernet, "w", None, Finetuning(3, external=0.0), tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=r"must be one that all machines see, but one lacks .*elsewhere"):
+        _train_on(shared, Piece("a", supernet.space.smallest(), FINE_TUNED), lambda *_: None)

@@ -7,12 +7,13 @@ import sys
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 
 from experiments import digits
 from nas.errors import RunError
 from nas.phases.tune import Tuning, as_it_is, recipe_settings, tunable, with_settings
 from nas.space import Space, oneof
-from nas.tasks import Tally
+from nas.tasks import Batch, Tally
 from nas.training import OneBatch, Only, Sandwich, SinglePath
 
 
@@ -152,3 +153,22 @@ def test_rules_that_the_space_has_no_use_for_are_not_tried(experiment):
 def test_numbers_that_are_none(settings):
     with pytest.raises(RunError, match="must be 1 or more: got 0"):
         Tuning(**settings)
+
+
+def test_classes_that_are_several_at_once_are_not_mixed(experiment, monkeypatch):
+    kind = type(experiment.task)
+    several = lambda *_, **__: iter([Batch((torch.rand(2, 1, 8, 8),), torch.ones(2, 10))])  # noqa: E731
+    monkeypatch.setattr(kind, "batches", several)
+    assert not [name for name in tunable(experiment) if ".mix." in name]
+
+
+def test_recipes_are_judged_by_subnets_that_are_trained(experiment, monkeypatch):
+    judged = []
+    module = sys.modules["nas.phases.tune"]
+    monkeypatch.setattr(module, "train", lambda *_, on_step, **__: on_step(many))
+    monkeypatch.setattr(module, "subnet_accuracy", lambda _, a, *__: judged.append(a) or Tally(1.0, 1.0, 1))
+    many = experiment.task.batch_count("train")
+    short = replace(experiment, training=replace(experiment.training, withheld=(("ratio", (2,)),)))
+    module._objective((short, 1), {}, lambda *_, **__: None)
+    assert len(judged) == module.PANEL + 2
+    assert all(a in short.training.trained(short.space) for a in judged)

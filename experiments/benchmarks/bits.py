@@ -44,7 +44,7 @@ from experiments.benchmarks.pieces import Piece, interval, resampled, select, sh
 from experiments.benchmarks.results import FOLDER, between_marks, table, write
 from nas.architecture import architecture_id
 from nas.devices import Device, OnnxRuntime, Profile, choose, measure, profile
-from nas.evaluation import LatencyPredictor, statistics, subnet_accuracy
+from nas.evaluation import CALIBRATION_BATCHES, LatencyPredictor, statistics, subnet_accuracy
 from nas.executor import SerialExecutor
 from nas.export.onnx import export_onnx, onnx_session
 from nas.layers import Bits, Global, Window
@@ -69,6 +69,7 @@ SUPERNETS, SEARCHES = (0, 1, 2), (0, 1, 2, 3, 4)  # seeds
 EPOCHS = 120
 EVALUATIONS, FINALISTS = 500, 16
 SEARCHED = 1000  # images of *search* in each evaluation
+CALIBRATED = 64  # images in each of the batches that ranges are calibrated on
 SIDE, PROFILED, ROUNDS = 32, 140, 100
 RESAMPLES = 1000
 JOINT, THEN, INT8, FP32 = "joint", "then bits", "INT8", "fp32"
@@ -137,6 +138,7 @@ def main(data: str, share: str = "") -> None:
     for net in share_of(SUPERNETS, share):
         if not (KEPT / f"{net}.safetensors").exists():
             train_supernet(task, net)
+    task = replace(task, batch_size=CALIBRATED)
     for arm, net, seed in share_of(PIECES, share):
         if not _file(arm, net, seed).exists():
             piece(task, arm, net, seed)
@@ -399,7 +401,11 @@ def evaluated(pieces: Pieces) -> dict[str, Any]:
             "evaluations": EVALUATIONS,
             "finalists": FINALISTS,
             "epochs": EPOCHS,
-            "images": {"search": SEARCHED, "select": int(pieces[JOINT, 0, 0].right["front"].shape[1])},
+            "images": {
+                "search": SEARCHED,
+                "calibration": CALIBRATION_BATCHES * CALIBRATED,
+                "select": int(pieces[JOINT, 0, 0].right["front"].shape[1]),
+            },
             "scale": {"ideal": scale().ideal, "nadir": scale().nadir},
             "resamples": RESAMPLES,
         },

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas.evaluation import statistics, subnet_accuracy
+from nas.evaluation import answering, subnet_accuracy
 from nas.executor import SerialExecutor
 from nas.log import TrialLog
 from nas.objectives import Objective, as_costs
@@ -146,12 +146,9 @@ def predictions(
 
 def classes_of(supernet: Supernet, architecture: Any, task: Task, split: Split = "select") -> np.ndarray:
     """Of the images of a split, in its order, uint8 (images,)."""
-    buffers = statistics(supernet, architecture, task)
+    answer = answering(supernet, architecture, task)
     with torch.inference_mode(), cpu_threads(1):
-        found = [
-            supernet(architecture, *batch.inputs, buffers=buffers).argmax(-1).numpy()
-            for batch in task.batches(split)
-        ]
+        found = [answer(*batch.inputs).argmax(-1).numpy() for batch in task.batches(split)]
     return np.concatenate(found).astype(np.uint8)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from nas.cluster.executor import pickle_torch_namespaces_by_name
-from nas.cluster.local import connect
+from nas.cluster.local import connect, of_a_training
 from nas.errors import RunError
 
 
@@ -17,6 +17,7 @@ def each(
     items: Sequence[Any],
     *,
     workers: int = 2,
+    device: str = "cpu",
     address: str | None = None,
     retries: int = 2,
     by_value: Sequence[ModuleType] = (),
@@ -26,6 +27,7 @@ def each(
     Args:
         shared: is shipped once.
         workers: processes of this machine; 0: none but this one. A cluster has its own number.
+        device: that items ask for, as of `Recipe`.
         address: of a running Ray cluster.
         retries: how often an item is tried again whose process died.
         by_value: modules that workers cannot import.
@@ -39,7 +41,7 @@ def each(
         return
     disconnect = connect(workers, address)
     try:
-        yield from _on_ray(function, shared, items, retries, by_value)
+        yield from _on_ray(function, shared, items, of_a_training(device, workers or 1), retries, by_value)
     finally:
         disconnect()
 
@@ -48,6 +50,7 @@ def _on_ray(
     function: Callable[[Any, Any], Any],
     shared: Any,
     items: Sequence[Any],
+    resources: Mapping[str, float],
     retries: int,
     by_value: Sequence[ModuleType],
 ) -> Iterator[tuple[Any, Any]]:
@@ -58,7 +61,8 @@ def _on_ray(
         ray.cloudpickle.register_pickle_by_value(module)
     pickle_torch_namespaces_by_name()
     reference = ray.put(shared)
-    task = ray.remote(max_retries=retries, num_cpus=1)(_call)
+    wanted = {f"num_{kind}s": amount for kind, amount in resources.items()}
+    task = ray.remote(max_retries=retries, **wanted)(_call)
     waiting = {task.remote(function, [reference], item): item for item in items}
     while waiting:
         (done, *_), _ = ray.wait(list(waiting), num_returns=1)

@@ -41,6 +41,22 @@ def connect(workers: int, address: str | None) -> Callable[[], None]:
     return _start(workers) if address is None else _join(address)
 
 
+def of_a_training(device: str, at_once: int) -> dict[str, float]:
+    """What a training that runs beside others asks Ray for, which must be ready: a CPU, and where there are
+    GPUs, one of them, or, if more trainings than that run at once, a share of one.
+
+    Args:
+        device: of the recipe; one with a number is the user's own choice, and left alone.
+        at_once: trainings.
+    """
+    import ray
+
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    if not gpus or device not in ("auto", "cuda"):
+        return {"cpu": 1}
+    return {"cpu": 1, "gpu": min(1.0, int(1000 * gpus / at_once) / 1000)}
+
+
 def require_cluster(address: str) -> None:
     """Raises RunError unless a Ray cluster answers at `address`; before work is spent, not after."""
     if address == "local":

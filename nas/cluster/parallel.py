@@ -79,6 +79,10 @@ def _fit(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """None: Ctrl-C ends this process as it does elsewhere. Ray's would stay after the training."""
+
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     for module in by_value:
         ray.cloudpickle.register_pickle_by_value(module)
@@ -93,7 +97,7 @@ def _fit(
     _require_room(recipe.workers, there, "GPU" if gpus else "CPU")
     payload = ray.put((supernet, task, recipe))
     with TemporaryDirectory(prefix="nas-train-") as storage, _followed(folder / "history.jsonl", on_epoch):
-        trainer = TorchTrainer(
+        trainer = Trainer(
             _worker,
             train_loop_config={"payload": [payload], "folder": str(folder), "seed": seed},
             scaling_config=ScalingConfig(num_workers=recipe.workers, use_gpu=gpus),

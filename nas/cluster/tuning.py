@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from nas.cluster.executor import pickle_torch_namespaces_by_name
-from nas.cluster.local import connect
+from nas.cluster.local import connect, of_a_training
 from nas.errors import RunError
 
 REDUCTION = 3  # of those that reach a rung, one in so many goes on (Li et al., 2020)
@@ -49,6 +49,7 @@ def tune(
     first: Settings | None = None,
     seed: int = 0,
     workers: int = 2,
+    device: str = "cpu",
     address: str | None = None,
     on_trial: Callable[[Tried], None] = lambda _: None,
     on_failure: Callable[[str], None] = lambda _: None,
@@ -62,6 +63,7 @@ def tune(
         storage: an SQLite file of Optuna's, from which a later call goes on.
         longest: time after which a configuration ends, as `objective` reports it.
         first: the configuration that is tried first.
+        device: that trainings ask for, as of `Recipe`.
         on_failure: takes what stopped a configuration that gave no score, such as a loss that exploded.
 
     Raises:
@@ -104,7 +106,7 @@ def tune(
 
             with TemporaryDirectory(prefix="nas-tune-") as folder:
                 tuner = ray_tune.Tuner(
-                    ray_tune.with_resources(trainable, {"cpu": 1}),
+                    ray_tune.with_resources(trainable, of_a_training(device, workers)),
                     tune_config=ray_tune.TuneConfig(
                         search_alg=ConcurrencyLimiter(search, max_concurrent=max(1, workers)),
                         scheduler=ASHAScheduler(
@@ -141,6 +143,7 @@ def several(
     *,
     on_end: Callable[[Any, dict[str, Any]], None],
     workers: int = 2,
+    device: str = "cpu",
     address: str | None = None,
     by_value: Sequence[ModuleType] = (),
 ) -> None:
@@ -148,6 +151,7 @@ def several(
 
     Args:
         on_end: takes an item as soon as it has ended, and its last report.
+        device: that they ask for, as of `Recipe`.
 
     Raises:
         RunError: one failed; says why, after all the others ended.
@@ -166,7 +170,7 @@ def several(
 
         with TemporaryDirectory(prefix="nas-tune-") as folder:
             results = ray_tune.Tuner(
-                ray_tune.with_resources(trainable, {"cpu": 1}),
+                ray_tune.with_resources(trainable, of_a_training(device, workers)),
                 param_space={"item": ray_tune.grid_search(list(range(len(items))))},
                 tune_config=ray_tune.TuneConfig(metric=SCORE, mode="max"),
                 run_config=ray_tune.RunConfig(
@@ -194,6 +198,7 @@ def _connected(workers: int, address: str | None, by_value: Sequence[ModuleType]
     try:
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it takes Ctrl-C for the end of the work
         for name in ("ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
         import ray

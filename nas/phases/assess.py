@@ -22,14 +22,14 @@ from nas.assessment import Assessed, with_intervals
 from nas.cluster import each
 from nas.console import bar, console
 from nas.errors import RunError
-from nas.evaluation import statistics
+from nas.evaluation import answering
 from nas.experiment import TRAINS_WITH, Experiment, settings_of
 from nas.files import write_atomically
 from nas.phases.chosen import Assessment, Chosen, choose
 from nas.phases.run import Run
 from nas.report.assessment import draw_assessment
 from nas.supernet import Supernet
-from nas.tasks import Split, Task
+from nas.tasks import Split, Task, classified
 from nas.threads import cpu_threads
 from nas.training import ASIDE, train
 
@@ -59,6 +59,7 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
     shared = Shared(run.experiment, folder.resolve())
     with bar("Train subnets alone", len(todo)) as progress:
         options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
+        options["device"] = run.experiment.training.device
         for (subnet, seed), right in each(_train_alone, shared, todo, **options):
             _write(_file(folder, subnet, seed), right)
             shutil.rmtree(_work(folder, subnet, seed), ignore_errors=True)
@@ -91,12 +92,10 @@ def _train_alone(shared: Shared, item: tuple[Chosen, int]) -> np.ndarray:
 
 
 def _right(supernet: Supernet, architecture: Any, task: Task) -> np.ndarray:
-    buffers = statistics(supernet, architecture, task)
-    found: list[np.ndarray] = []
+    answer, found = answering(supernet, architecture, task), list[np.ndarray]()
     with torch.inference_mode(), cpu_threads(1):
         for batch in task.batches(SPLIT):
-            answer = supernet(architecture, *batch.inputs, buffers=buffers)
-            found.append((answer.argmax(-1) == batch.targets).numpy())
+            found.append((answer(*batch.inputs).argmax(-1) == batch.targets).numpy())
     return np.concatenate(found)
 
 
@@ -117,11 +116,10 @@ def _ends(run: Run, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _require_classes(task: Task) -> None:
-    targets = next(iter(task.batches("select"))).targets
-    if targets.ndim != 1 or targets.is_floating_point():
+    if not classified(batch := next(iter(task.batches("select")))):
         raise RunError(
-            f"`nas assess` must have a task with one class per example: got targets of {targets.dtype} "
-            f"{tuple(targets.shape)} from {type(task).__name__}."
+            f"`nas assess` must have a task with one class per example: got targets of {batch.targets.dtype} "
+            f"{tuple(batch.targets.shape)} from {type(task).__name__}."
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from nas.architecture import architecture_id
 from nas.devices.costs import macs
@@ -14,6 +15,7 @@ from nas.errors import RunError, SpaceError
 from nas.experiment import Experiment
 from nas.space import Within
 from nas.training import architectures_of
+from nas.training.streams import RULES, reproducible
 
 DRAWS = 200  # in a bin
 MOST_BINS = 100
@@ -131,7 +133,8 @@ class _Bin:
             if recipe.subnets.trains(trained, architecture):
                 yield architecture
         for step in range(STEPS):
-            drawn = architectures_of(recipe.subnets, trained, self.number, step, step / STEPS)
+            with reproducible(RULES, self.number, step, 0, torch.device("cpu")):
+                drawn = architectures_of(recipe.subnets, trained, self.number, step, step / STEPS)
             inside = np.abs(self._costs(drawn) - (self.low + self.high) / 2) <= (self.high - self.low) / 2
             yield from (a for a, fits in zip(drawn, inside, strict=True) if fits)
 

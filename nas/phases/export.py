@@ -21,7 +21,13 @@ from nas.layers import Bits
 from nas.objectives import Objective
 from nas.phases.finetune import deployed
 from nas.phases.run import Run
-from nas.phases.verify import Entry, find_trial, measure_beside_references, verify_trials
+from nas.phases.verify import (
+    Entry,
+    find_trial,
+    measure_beside_references,
+    own_architecture,
+    verify_trials,
+)
 from nas.quantize import bits_in
 from nas.reading import architecture_of, read_run
 from nas.supernet import Supernet
@@ -119,17 +125,7 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
     """Writes the subnet of a verified point into `exports/ID`, with its card. Returns the folder."""
     for name in formats:
         format_of(name)  # refuses before any work is done
-    if entry["weights"] != run.weights:
-        raise ExportError(
-            f"{entry['id']} must belong to the weights in {run.directory.supernet}, but was verified with "
-            f"{entry['weights']}; they are {run.weights}. Verify the front again."
-        )
-    architecture = run.experiment.space.from_json(entry["architecture"])
-    if entry["id"] != (name := run.experiment.space.id(architecture)):
-        raise ExportError(
-            f"{run.directory.front} must name architectures by their own id: got {entry['id']} for {name}. "
-            f"Verify the front again."
-        )
+    architecture = own_architecture(run, entry)
     folder = run.directory.exports / entry["id"]
     weights = deployed(run, entry, architecture)
     buffers = statistics(weights, architecture, run.experiment.task)

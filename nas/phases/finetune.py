@@ -6,7 +6,6 @@ import copy
 import json
 import math
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,10 +24,10 @@ from nas.experiment import Experiment
 from nas.files import write_atomically
 from nas.objectives import Objective
 from nas.phases.run import Run
-from nas.phases.verify import Entry, mark_front
+from nas.phases.verify import Entry, mark_front, own_architecture
 from nas.reading import read_run
 from nas.supernet import Supernet
-from nas.training import Distillation, load_tensors, save_tensors, train
+from nas.training import Distillation, core_seconds, load_tensors, save_tensors, train
 
 INHERITED, FINE_TUNED, SCRATCH = "inherited", "fine-tuned", "from scratch"
 FOLDER, INDEX, JUDGED = "finetuned", "finetuned.json", "judged.json"
@@ -133,7 +132,7 @@ def finetune(run: Run, entries: Sequence[Entry], what: Finetuning, workers: int)
     folder.mkdir(exist_ok=True)
     known = {(r["id"], r["kind"]): r for r in records(run)}
     kinds = (FINE_TUNED, SCRATCH) if what.scratch else (FINE_TUNED,)
-    architectures = {e["id"]: run.experiment.space.from_json(e["architecture"]) for e in entries}
+    architectures = {e["id"]: own_architecture(run, e) for e in entries}
     every = [Piece(i, a, k) for i, a in architectures.items() for k in kinds]
     pieces = [p for p in every if known.get((p.id, p.kind), {}).get("settings") != p.settings(what)]
     again = sum((p.id, p.kind) in known for p in pieces)
@@ -157,7 +156,8 @@ def finetune(run: Run, entries: Sequence[Entry], what: Finetuning, workers: int)
                 progress.advance(f"{piece.id} {piece.kind}: {metric.text(record['search'])}")
 
             options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
-            several(_train_on, shared, pieces, on_end=ended, **options)
+            device = run.experiment.training.device
+            several(_train_on, shared, pieces, on_end=ended, device=device, **options)
     _mark(run, known)
     _print(run, known, list(architectures))
     return [known[key] for key in known if key[0] in architectures]
@@ -220,7 +220,7 @@ def as_inherited(experiment: Experiment, entries: Sequence[Entry]) -> list[Entry
 def _teacher(run: Run, what: Finetuning) -> nn.Module | None:
     if not what.external:
         return None
-    largest = run.experiment.space.largest()
+    largest = run.experiment.training.trained(run.experiment.space).largest()
     buffers = statistics(run.supernet, largest, run.experiment.task)
     return run.supernet.extract(largest, buffers=buffers)
 
@@ -241,10 +241,12 @@ def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
         recipe = replace(recipe, epochs=what.epochs, learning_rate=rate, distillation=distillation)
     else:
         alone = experiment.begun(piece.architecture, experiment.seed)
+    if not shared.folder.is_dir():
+        raise RunError(f"The run directory must be one that all machines see, but one lacks {shared.folder}.")
     work, path = shared.work(piece), shared.weights_of(piece)
     sign = 1 if experiment.task.metric.direction == "maximize" else -1
     judged = _Judged.read(work / JUDGED) if path.exists() else _Judged()  # an earlier call's
-    start = time.process_time() - judged.core_seconds
+    start = core_seconds() - judged.core_seconds
 
     def judge(epoch: int, weights: Mapping[str, Tensor]) -> None:
         nonlocal judged
@@ -254,7 +256,7 @@ def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
             if sign * found.mean > judged.best:
                 judged = replace(judged, best=sign * found.mean, at=epoch)
                 save_tensors(path, weights, {"score": str(found.mean), "epoch": str(epoch)})
-            judged = replace(judged, core_seconds=time.process_time() - start)
+            judged = replace(judged, core_seconds=core_seconds() - start)
             judged.write(work / JUDGED)
         report(judged.epoch, judged.best, judged.core_seconds)
         if piece.kind == FINE_TUNED and judged.epoch - judged.at >= what.patience:

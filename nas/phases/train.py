@@ -45,10 +45,8 @@ def train_supernet(run: Run) -> None:
                 address=run.address,
                 by_value=run.modules,
             )
-    for title, architecture in (
-        ("largest", experiment.space.largest()),
-        ("smallest", experiment.space.smallest()),
-    ):
+    trained = recipe.trained(experiment.space)
+    for title, architecture in (("largest", trained.largest()), ("smallest", trained.smallest())):
         tally = subnet_accuracy(supernet, architecture, experiment.task, "search")
         console.print(
             f"  {title:>8} subnet: {tally.mean:.2f} ± {tally.std_error:.2f} {metric.unit} {metric.name} "

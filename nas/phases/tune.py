@@ -7,7 +7,6 @@ import json
 import math
 import shlex
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from nas.phases.run import Run
 from nas.rundir import RunDirectory
 from nas.settings import differences, replaced
 from nas.space import Space
-from nas.tasks import Metric
+from nas.tasks import Metric, classified
 from nas.training import (
     ASIDE,
     OneBatch,
@@ -36,6 +35,7 @@ from nas.training import (
     SinglePath,
     Subnets,
     architectures_of,
+    core_seconds,
     train,
 )
 
@@ -80,7 +80,7 @@ def tunable(experiment: Experiment) -> dict[str, BaseDistribution]:
         "training.subnets": CategoricalDistribution(rules),
         "training.distillation.in_place": CategoricalDistribution([0.0, 0.5, 1.0]),
     }
-    if hasattr(experiment.task, "classes"):
+    if hasattr(experiment.task, "classes") and classified(next(iter(experiment.task.batches("select")))):
         space["training.mix.label_smoothing"] = FloatDistribution(0.0, 0.2)
         if importlib.util.find_spec("kornia") and len(getattr(experiment.task, "image_shape", ())) == 3:
             space["training.mix.mixup"] = CategoricalDistribution([0.0, 0.2, 0.8])
@@ -154,6 +154,7 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
             first=first,
             seed=experiment.seed,
             workers=workers,
+            device=experiment.training.device,
             address=run.address,
             on_trial=note,
             on_failure=failures.append,
@@ -256,7 +257,7 @@ def _objective(shared: tuple[Experiment, int], settings: Settings, report: Repor
     """A training of so many passes of a subnet over *train*, judged after each: equal work for all rules."""
     experiment, passes = shared
     experiment = with_settings(experiment, settings)
-    space, rng = experiment.space, np.random.default_rng(0)
+    space, rng = experiment.training.trained(experiment.space), np.random.default_rng(0)
     panel = [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(PANEL))]
     supernet = experiment.supernet()
     recipe = replace(
@@ -269,13 +270,13 @@ def _objective(shared: tuple[Experiment, int], settings: Settings, report: Repor
     )
     in_epoch = math.ceil(experiment.task.batch_count("train") / recipe.accumulate)
     times = {math.ceil(t * in_epoch * recipe.epochs / passes): t for t in range(1, passes + 1)}
-    start = time.process_time()
+    start = core_seconds()
 
     def judge(step: int) -> None:
         if step in times:
             found = [subnet_accuracy(supernet, a, experiment.task, "search").mean for a in panel]
             sign = 1 if experiment.task.metric.direction == "maximize" else -1
-            spent = time.process_time() - start
+            spent = core_seconds() - start
             report(math.ceil(step / in_epoch), sign * float(np.mean(found)), spent, time=times[step])
 
     with tempfile.TemporaryDirectory() as folder:

@@ -251,6 +251,26 @@ def _alone(costs: np.ndarray, among: np.ndarray, count: int) -> list[int]:
     return [int(i) for i in rows[order][:count]]
 
 
+def own_architecture(run: Run, entry: Entry) -> Any:
+    """The architecture of a verified entry.
+
+    Raises:
+        RunError: it was verified with other weights, or is not what its id says.
+    """
+    if entry["weights"] != run.weights:
+        raise RunError(
+            f"{entry['id']} must belong to the weights in {run.directory.supernet}, but was verified with "
+            f"{entry['weights']}; they are {run.weights}. Verify the front again."
+        )
+    architecture = run.experiment.space.from_json(entry["architecture"])
+    if entry["id"] != (name := run.experiment.space.id(architecture)):
+        raise RunError(
+            f"{run.directory.front} must name architectures by their own id: got {entry['id']} for {name}. "
+            f"Verify the front again."
+        )
+    return architecture
+
+
 def mark_front(entries: Sequence[Entry], objectives: Sequence[Objective]) -> None:
     """Sets `front`: non-dominated by what was measured."""
     measured = [{o.name: entry["objectives"][o.name]["measured"] for o in objectives} for entry in entries]

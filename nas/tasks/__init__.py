@@ -1,6 +1,6 @@
 """Tasks: data, loss and metrics."""
 
-from nas.tasks.base import SPLITS, Batch, Metric, Split, Tally, Task
+from nas.tasks.base import SPLITS, Batch, Metric, Split, Tally, Task, classified
 from nas.tasks.files import from_path
 from nas.tasks.images import (
     ImageClassification,
@@ -24,6 +24,7 @@ __all__ = [
     "Split",
     "Tally",
     "Task",
+    "classified",
     "digits",
     "from_arrays",
     "from_npz",

@@ -20,6 +20,11 @@ class Batch(NamedTuple):
     targets: Tensor
 
 
+def classified(batch: Batch) -> bool:
+    """Whether there is one class per example."""
+    return batch.targets.ndim == 1 and not batch.targets.is_floating_point()
+
+
 @dataclass(frozen=True)
 class Metric:
     """Name, unit and direction of a figure of merit."""

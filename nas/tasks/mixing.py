@@ -73,7 +73,7 @@ class Mix:
         kind = kinds[which % len(kinds)]
         numbers = torch.arange(len(images), dtype=images.dtype)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # and not those of GPUs, which steps draw from
             alpha = getattr(self, kind)
             keys: Any = ["input", "class"]
             mixer: torch.nn.Module
@@ -104,6 +104,6 @@ class Library:
         """(B, C, H, W) to the same shape."""
         seed = int(torch.randint(1 << 30, (1,), generator=generator))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             transformed: Tensor = self.transform(images)
         return transformed

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
-from weakref import WeakSet
 
 import torch
-from torch import nn
 
-from nas.skeleton import CACHED
 from nas.space import Space
 from nas.supernet import Supernet
-from nas.training.heap import hidden, sweep
 from nas.training.streams import RULES, reproducible
 from nas.training.subnets import Subnets, architectures_of
+
+DRAWS, ANOTHER = 100, 1_000_003
+"""How often a step is drawn whose architectures ask for weights that the bank does not have, and what lies
+between the seeds of two draws."""
 
 
 class Drawing:
@@ -31,7 +30,6 @@ class Drawing:
         self.supernet, self.rule, self.space = supernet, rule, space
         self.seed, self.steps, self.device = seed, steps, device
         self._ready: tuple[int, list[Any]] = (-1, [])  # a step, and its architectures
-        self._hides, self._alive = True, WeakSet[nn.Module]()  # whether skeletons are; those that there are
 
     def at(self, step: int) -> list[Any]:
         """The architectures of a step, whose skeletons are in the cache then."""
@@ -45,17 +43,12 @@ class Drawing:
             self.at(step)
 
     def _drawn(self, step: int) -> list[Any]:
+        """Without those that ask for what hardly any other does, which the bank may lack."""
         with reproducible(RULES, self.seed, step, 0, self.device):  # the same in all processes
-            drawn = architectures_of(self.rule, self.space, self.seed, step, step / self.steps)
-            with hidden() if self._hides else nullcontext():
-                held = [a for a in drawn if self.supernet.holds(a)] or drawn
-        self._require_acyclic(held)
-        return held
-
-    def _require_acyclic(self, architectures: list[Any]) -> None:
-        """Modules that refer to themselves outlive the cache until the collector finds them: it must see
-        them then."""
-        self._alive.update(map(self.supernet.skeleton, architectures))
-        if self._hides and len(self._alive) > 2 * CACHED:
-            sweep()
-            self._hides = len(self._alive) > 2 * CACHED  # others use the cache as well
+            for again in range(DRAWS):
+                seed = self.seed + again * ANOTHER
+                drawn = architectures_of(self.rule, self.space, seed, step, step / self.steps)
+                held = [a for a in drawn if self.supernet.holds(a)]
+                if held and (held[0] == drawn[0] or not self.rule.teaches):
+                    return held
+        return drawn  # whose weights will be missed, by name

@@ -6,17 +6,21 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
+from types import NoneType
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from nas.errors import RunError, errors_of_users
-from nas.tasks import Batch, Library, Task
+from nas.tasks import Batch, RandomAffine, RandomCropFlip, Task, classified
 from nas.training.group import Group
 from nas.training.prefetch import CAN_FORK, OtherProcess, Prefetched
 from nas.training.recipe import Recipe
 from nas.training.streams import MIXING, SIDES, stream, torch_seed
+
+OURS = (NoneType, RandomAffine, RandomCropFlip)
+"""Augmentations that draw from the generator that they are given, and from no other."""
 
 
 class Feed:
@@ -50,9 +54,9 @@ class Feed:
             self._process = None
 
     def _made_ready(self, epoch: int, first: int) -> Iterator[Batch]:
-        """The batches of an epoch from one on, made while steps run: by a thread, or by a process where they
-        draw from PyTorch's own numbers, which steps draw from."""
-        if not isinstance(getattr(self.task, "augment", None), Library):
+        """The batches of an epoch from one on, made while steps run: by a thread, or by a process where
+        somebody's augmentation may draw from PyTorch's own numbers, which steps draw from."""
+        if isinstance(getattr(self.task, "augment", None), OURS):
             return Prefetched(self._source(epoch, first))
         if not CAN_FORK:
             return self._source(epoch, first)
@@ -147,7 +151,7 @@ def _require_images(batch: Batch, setting: str) -> None:
 
 
 def _require_classes(batch: Batch) -> None:
-    if batch.targets.ndim != 1 or batch.targets.is_floating_point():
+    if not classified(batch):
         raise RunError(
             f"`training.mix` must have one class per example, (B,): got targets of {batch.targets.dtype} "
             f"{tuple(batch.targets.shape)}. Leave it out."

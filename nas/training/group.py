@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.nn.functional import all_reduce
 
 
 class Group(Protocol):
@@ -60,5 +59,21 @@ class Distributed:
         return [bool(flag) for flag in found.tolist()]
 
     def total(self, tensor: Tensor) -> Tensor:
-        summed: Tensor = all_reduce(tensor)
+        summed: Tensor = _Total.apply(tensor)
         return summed
+
+
+class _Total(torch.autograd.Function):
+    """Each process has a loss of its own: what its gradient is, all of them say together."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.contiguous().clone()
+        distributed.all_reduce(total)
+        return total

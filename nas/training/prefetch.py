@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, Generic, TypeVar
@@ -15,7 +16,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from nas.errors import NasError, RunError
 
 T = TypeVar("T")
+_spent_elsewhere = 0.0
 CAN_FORK = sys.platform == "linux"  # elsewhere a process would need a copy of all data
+
+
+def core_seconds() -> float:
+    """Processor time of this process, and of those that made batches for it, up to the last batch."""
+    return time.process_time() + _spent_elsewhere
 
 
 class Prefetched(Iterator[T]):
@@ -70,6 +77,7 @@ class OtherProcess(Generic[T]):
         self, make: Callable[[int, int], Iterator[T]], epoch: int, first: int, ahead: int = 4
     ) -> None:
         self.epoch: int | None = epoch
+        self._spent = 0.0  # core-seconds of the process
         self._items: Iterator[Any] | None = iter(
             DataLoader(
                 _Epochs(make, epoch, first),
@@ -86,13 +94,19 @@ class OtherProcess(Generic[T]):
         """Those of the next epoch."""
         assert self._items is not None
         epoch, self.epoch = self.epoch, None
-        for item in self._items:
+        for item, spent in self._items:
+            self._note(spent)
             if isinstance(item, str):
                 raise RunError(item)
             if item is None:
                 break
             yield item
         self.epoch = None if epoch is None else epoch + 1
+
+    def _note(self, spent: float) -> None:
+        global _spent_elsewhere
+        _spent_elsewhere += spent - self._spent
+        self._spent = spent
 
     def close(self) -> None:
         """Ends the process."""
@@ -104,7 +118,7 @@ def _as_it_is(item: T) -> T:
 
 
 class _Epochs(IterableDataset[Any]):
-    """Items, None after each epoch, and the message of an error."""
+    """Items, None after each epoch, and the message of an error; each with the core-seconds so far."""
 
     def __init__(self, make: Callable[[int, int], Iterator[Any]], epoch: int, first: int) -> None:
         self.make, self.epoch, self.first = make, epoch, first
@@ -112,7 +126,8 @@ class _Epochs(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         try:
             for epoch in count(self.epoch):
-                yield from self.make(epoch, self.first if epoch == self.epoch else 0)
-                yield None
+                for item in self.make(epoch, self.first if epoch == self.epoch else 0):
+                    yield item, time.process_time()
+                yield None, time.process_time()
         except NasError as error:
-            yield str(error)
+            yield str(error), time.process_time()

@@ -92,6 +92,11 @@ class Recipe:
         ):
             if not fits(getattr(self, name)):
                 raise RunError(f"`training.{name}` must be {law}: got {getattr(self, name)!r}.")
+        if self.workers > 1 and ":" in self.device:
+            raise RunError(
+                f"`training.device` must be auto, cuda or cpu where there are {self.workers} processes, each "
+                f"with a device of its own: got {self.device!r}."
+            )
         if any(side < 1 for side in self.resolutions):
             raise RunError(f"`training.resolutions` must be sides in pixels: got {self.resolutions!r}.")
         if not all(options for _, options in self.withheld):

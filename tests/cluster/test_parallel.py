@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass, replace
 
@@ -229,6 +230,7 @@ def build_normed(architecture: Widths) -> Normed:
 
 def test_batch_norms_see_the_batches_of_all(ray, task, tmp_path):
     """The last batch of an epoch has 5 images, 3 and 2 for each."""
+    interrupt = signal.getsignal(signal.SIGINT)
     odd = replace(task, splits=dict(task.splits) | {"train": task.splits["train"][:37]})
     supernet = Supernet(build_normed, Space(Widths(oneof(8, 16))))
     start = {name: tensor.clone() for name, tensor in supernet.state().items()}
@@ -238,6 +240,7 @@ def test_batch_norms_see_the_batches_of_all(ray, task, tmp_path):
     two = train_parallel(other, odd, replace(recipe, workers=2), tmp_path / "two", by_value=HERE).state()
     for name, tensor in whole.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)
+    assert signal.getsignal(signal.SIGINT) is interrupt  # Ray's own would stay
 
 
 class Twin:
@@ -263,6 +266,27 @@ def test_batch_norms_do_not_cancel(mean):
     (wanted,) = torch.autograd.grad((expected * pull).sum(), x, retain_graph=True)
     (got,) = torch.autograd.grad((found * pull).sum(), x)
     torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-3)
+
+
+class Stranger:
+    """One of two processes, of which the other runs a norm with other weights."""
+
+    rank, size = 0, 2
+
+    def total(self, tensor):
+        if tensor.numel() == 5 + 3:  # sums by channel, images, processes, sum of weights
+            return tensor * 2 + torch.tensor([0.0] * 7 + [0.01])
+        return tensor * 2
+
+
+def test_norms_of_different_layers_are_not_mixed():
+    """As where layers are left out at random."""
+    x, weight, bias = torch.randn(8, 5), torch.ones(5), torch.zeros(5)
+    with (
+        pytest.raises(RunError, match="Batch norms must be the same ones in all processes"),
+        synchronised(Stranger(), counts=True),
+    ):
+        F.batch_norm(x, None, None, weight, bias, training=True)
 
 
 @pytest.mark.parametrize(

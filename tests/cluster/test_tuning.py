@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from nas.cluster.local import connect
+from nas.cluster.local import connect, of_a_training
 from nas.cluster.tuning import several, tune
 from nas.errors import RunError
 
@@ -35,7 +36,13 @@ def fails(shared, settings, report):
 def test_the_best_of_all_that_was_tried(tmp_path):
     told = []
     options = {"longest": 9, "first": FIRST, "by_value": HERE}
-    found = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=6, on_trial=told.append, **options)
+
+    def note(tried):
+        told.append(tried)
+        assert signal.getsignal(signal.SIGINT) is before  # Ctrl-C must end the call, not what is tried
+
+    before = signal.getsignal(signal.SIGINT)
+    found = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=6, on_trial=note, **options)
     assert len(found) == len(told) == 6
     assert [t.score for t in found] == sorted((t.score for t in found), reverse=True)
     assert sorted(t.number for t in told) == list(range(6))
@@ -93,3 +100,22 @@ def test_what_ended_is_told_also_where_another_fails():
     with pytest.raises(RunError, match=r"Training must not fail, but did: .*no training"):
         several(fails_at_one, None, [1, 3], on_end=lambda i, _: ended.append(i), by_value=HERE)
     assert ended == [3]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "at_once", "wanted"),
+    [
+        (0, "auto", 2, {"cpu": 1}),
+        (1, "auto", 3, {"cpu": 1, "gpu": 0.333}),
+        (1, "cuda", 1, {"cpu": 1, "gpu": 1.0}),
+        (8, "auto", 2, {"cpu": 1, "gpu": 1.0}),
+        (8, "cpu", 2, {"cpu": 1}),
+        (8, "cuda:3", 2, {"cpu": 1}),
+    ],
+)
+def test_trainings_ask_for_the_gpus_that_there_are(gpus, device, at_once, wanted, monkeypatch):
+    import ray
+
+    there = {"CPU": 4.0} | ({"GPU": float(gpus)} if gpus else {})
+    monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+    assert of_a_training(device, at_once) == wanted

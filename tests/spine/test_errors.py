@@ -250,6 +250,14 @@ class TestExport:
         assert inside
         assert not (finished_copy / "exports").exists() or not list((finished_copy / "exports").iterdir())
 
+    @pytest.mark.parametrize("command", ["export", "finetune"])
+    def test_points_of_other_weights_are_refused(self, nas, finished_copy, command):
+        front = finished_copy / "front.json"
+        entries = json.loads(front.read_text())
+        front.write_text(json.dumps([entry | {"weights": "0123456789ab"} for entry in entries]))
+        assert "but was verified with 0123456789ab" in refused(nas, command, finished_copy)
+        assert not list(finished_copy.glob("finetuned/*"))
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

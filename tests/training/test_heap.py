@@ -21,60 +21,40 @@ def watched(thing: Thing) -> bool:
     return any(other is thing for other in gc.get_objects())
 
 
-def test_what_is_made_in_the_body_is_hidden_until_the_heap_thaws():
+def test_what_is_there_is_hidden_until_the_heap_thaws():
+    thing = Thing()
     with frozen_heap():
-        with heap.hidden():
-            thing = Thing()
         assert not watched(thing)
-        later = Thing()
-        assert watched(later)
-        assert gc.isenabled()
+        assert watched(Thing())
     assert watched(thing)
     assert gc.get_freeze_count() == 0
 
 
-def test_an_inner_heap_leaves_the_outer_one_frozen():
-    with frozen_heap():
-        with heap.hidden():
-            thing = Thing()
-        with frozen_heap():
-            pass
-        assert not watched(thing)
-    assert watched(thing)
-
-
-def test_garbage_is_collected_before_the_body():
-    with frozen_heap():
-        gone = weakref.ref(Thing())
-        with heap.hidden():
-            assert gone() is None
-
-
-def test_hidden_garbage_is_found_in_the_end(monkeypatch):
-    with frozen_heap():
-        with heap.hidden():
-            thing = Thing()
-        gone = weakref.ref(thing)
-        del thing
-        with heap.hidden():
-            assert gone() is not None
-        monkeypatch.setattr(heap, "SWEEP", -1.0)
-        with heap.hidden():
-            assert gone() is None
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_it_is_left_to_whoever_has_other_plans(frozen):
-    """No frozen heap, or a collector that is off."""
-    if not frozen:
-        with heap.hidden():
-            thing = Thing()
-        assert watched(thing)
-        return
-    gc.disable()
+@pytest.mark.parametrize(
+    ("before", "within"),
+    [
+        ((700, 10, 10), (heap.OBJECTS, 2, 2)),
+        ((10**6, 10, 10), (10**6, 2, 2)),
+        ((0, 10, 10), (0, 10, 10)),
+    ],
+)
+def test_the_collector_looks_less_often_within(before, within):
+    kept = gc.get_threshold()
+    gc.set_threshold(*before)
     try:
-        with frozen_heap(), heap.hidden():
-            pass
-        assert not gc.isenabled()
+        with frozen_heap():
+            with frozen_heap():
+                assert gc.get_threshold() == within
+            assert gc.get_threshold() == within
+            assert gc.get_freeze_count()
+        assert gc.get_threshold() == before
     finally:
-        gc.enable()
+        gc.set_threshold(*kept)
+
+
+def test_cycles_do_not_pile_up():
+    alive: weakref.WeakSet[Thing] = weakref.WeakSet()
+    with frozen_heap():
+        for _ in range(4 * heap.OBJECTS):
+            alive.add(Thing())
+        assert len(alive) < 2 * heap.OBJECTS

@@ -16,7 +16,7 @@ from training.small import RECIPE, Stop, made_up_supernet, made_up_task, stop_at
 from nas.errors import RunError
 from nas.tasks import Library
 from nas.training import SinglePath, feed, train
-from nas.training.prefetch import CAN_FORK, OtherProcess, Prefetched
+from nas.training.prefetch import CAN_FORK, OtherProcess, Prefetched, core_seconds
 
 
 def test_all_of_them_in_order():
@@ -121,9 +121,14 @@ class Noise(nn.Module):
         return images + 0.1 * torch.randn(images.shape)
 
 
-def test_augmentations_of_a_library_change_no_step(tmp_path, monkeypatch):
+def inside(images, generator):
+    return Library(Noise())(images.flip(-1), generator)
+
+
+@pytest.mark.parametrize("augment", [Library(Noise()), inside], ids=["alone", "inside another"])
+def test_augmentations_of_a_library_change_no_step(augment, tmp_path, monkeypatch):
     """Made by another process they are those that this one would make, also where a training goes on."""
-    task = made_up_task(augment=Library(Noise()))
+    task = made_up_task(augment=augment)
     recipe = replace(RECIPE, subnets=SinglePath())
 
     def trained(name, **kw):
@@ -140,6 +145,22 @@ def test_augmentations_of_a_library_change_no_step(tmp_path, monkeypatch):
     for name, tensor in here.items():
         assert torch.equal(tensor, found[name])
         assert torch.equal(tensor, again[name])
+
+
+def test_core_seconds_count_what_others_made():
+    def make(epoch, first):
+        if epoch:
+            return
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+        yield epoch
+
+    before, own = core_seconds(), time.process_time()
+    process = OtherProcess(make, epoch=0, first=0)
+    assert list(process.items()) == [0]
+    process.close()
+    assert core_seconds() - before >= 0.3 + time.process_time() - own - 0.05
 
 
 def test_what_a_library_cannot_do_is_told_in_a_line(tmp_path):

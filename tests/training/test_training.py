@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ from nas import files
 from nas.architecture import architecture_id
 from nas.errors import RunError, SpaceError
 from nas.experiment import Experiment
-from nas.skeleton import CACHED, skeleton_of
+from nas.skeleton import skeleton_of
 from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import Batch, Mix
@@ -51,6 +50,7 @@ from nas.training import (
     soft_loss,
     train,
 )
+from nas.training.drawing import Drawing
 from nas.training.feed import Feed
 from nas.training.loop import _Training
 from nas.training.streams import MIXING, MODULES, SIDES, stream
@@ -187,6 +187,62 @@ def test_what_is_withheld_is_not_trained(task, supernet, tmp_path):
     after = supernet.state()[up]
     assert torch.equal(after[32:], before[up][32:])  # of 48, ratio 3
     assert not torch.equal(after[:32], before[up][:32])
+
+
+@dataclass(frozen=True)
+class Units:
+    units: int
+
+
+class Frozen(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(64, width), nn.Linear(width, 3)
+        self.table = nn.Parameter(torch.ones(width), requires_grad=False)
+
+    def forward(self, images):
+        return self.head(self.hidden(images.flatten(1)) + self.table)
+
+
+def test_what_a_builder_has_frozen_stays_as_it_is(task, tmp_path):
+    """Such as a table of sines and cosines, or a part that is trained already."""
+    supernet = Supernet(lambda a: Frozen(a.units), Space(Units(oneof(8, 16))))
+    assert {n for n, p in supernet.bank.items() if not p.requires_grad} == {"table"}
+    before = {n: t.clone() for n, t in supernet.state().items()}
+    train(supernet, task, replace(RECIPE, weight_decay=0.3, ema=0.5), tmp_path / "whole")
+    alone = Supernet(lambda a: Frozen(a.units), Space(Units(8)))
+    alone = alone.with_weights(supernet.weights(Units(8)), Units(8))
+    train(alone, task, replace(RECIPE, subnets=Only(Units(8))), tmp_path / "alone")
+    assert torch.equal(supernet.state()["table"], before["table"])
+    assert torch.equal(alone.state()["table"], before["table"][:8])
+    assert not torch.equal(supernet.state()["hidden.weight"], before["hidden.weight"])
+    assert not supernet.extract(Units(16)).table.requires_grad
+
+
+class Rare(Supernet):
+    """Lacks weights of some architectures."""
+
+    def holds(self, architecture):
+        return architecture.units in (8, 16)
+
+
+def test_a_step_that_draws_what_the_bank_lacks_is_drawn_again():
+    supernet = Rare(lambda a: Frozen(a.units), Space(Units(oneof(8, 16, 32))))
+    drawing = Drawing(supernet, SinglePath(), supernet.space, 0, 60, torch.device("cpu"))
+    drawn = [drawing.at(step)[0] for step in range(60)]
+    assert {a.units for a in drawn} == {8, 16}
+    first = [SinglePath().at(supernet.space, 0, step, 0.0)[0] for step in range(60)]
+    assert all(a == b for a, b in zip(drawn, first, strict=True) if b.units != 32)
+    again = Drawing(supernet, SinglePath(), supernet.space, 0, 60, torch.device("cpu"))
+    assert [again.at(step)[0] for step in reversed(range(60))] == drawn[::-1]
+
+
+@pytest.mark.parametrize("rule", [Only(Units(32)), Sandwich()], ids=["only", "teacher"])
+def test_what_cannot_be_drawn_otherwise_is_missed_by_name(rule):
+    """A subnet that is not the largest must not teach in its place."""
+    supernet = Rare(lambda a: Frozen(a.units), Space(Units(oneof(8, 16, 32))))
+    drawing = Drawing(supernet, rule, supernet.space, 0, 60, torch.device("cpu"))
+    assert drawing.at(3)[0] == Units(32)
 
 
 def test_what_cannot_be_withheld_stops_before_any_work(task, supernet, tmp_path):
@@ -345,11 +401,6 @@ class Dropped(nn.Module):
         return self.down(self.drop(self.up(x.flatten(1)).relu()))
 
 
-@hierarchical.dataclass(frozen=True)
-class Units:
-    units: int
-
-
 def dropped(architecture):
     return Dropped(architecture.units)
 
@@ -415,34 +466,6 @@ def test_the_loss_of_zeros_is_asked_for_once(task, tmp_path, monkeypatch):
         train(made_up_supernet(task), task, RECIPE, tmp_path, on_step=stop_at_step(5))
     train(made_up_supernet(task), task, RECIPE, tmp_path)
     assert zeros == [1]
-
-
-def test_modules_that_refer_to_themselves_do_not_pile_up(task, tmp_path):
-    """They wait for the garbage collector, from which skeletons are hidden."""
-
-    class Own(nn.Module):
-        def __init__(self, units):
-            super().__init__()
-            self.up, self.down = nn.Linear(64, units), nn.Linear(units, 3)
-            self.act = self.own
-
-        def own(self, x):
-            return x.relu()
-
-        def forward(self, x):
-            return self.down(self.act(self.up(x.flatten(1))))
-
-    alive, most = WeakSet(), []
-
-    def build(architecture):
-        module = Own(architecture.units)
-        alive.add(module)
-        return module
-
-    supernet = Supernet(build, Space(Units(oneof(*range(1, 1001)))))
-    recipe = replace(RECIPE, epochs=150, checkpoint_seconds=1e9, subnets=SinglePath())
-    train(supernet, task, recipe, tmp_path, on_step=lambda _: most.append(len(alive)))
-    assert max(most) < 5 * CACHED
 
 
 def test_the_rest_of_an_epoch_is_shared_by_fewer(task, tmp_path):
@@ -939,6 +962,7 @@ class TestCheckpoints:
         ({"ema": 1.0}, "`training.ema` must be a decay"),
         ({"explosion": 1.0}, "`training.explosion` must be above 1"),
         ({"resolutions": (8, 0)}, "`training.resolutions` must be sides in pixels"),
+        ({"workers": 2, "device": "cuda:1"}, "`training.device` must be auto, cuda or cpu where .*'cuda:1'"),
         ({"withheld": (("ratio", 2),)}, r"`training.withheld` must be a tuple, each item a tuple \(a text"),
         ({"withheld": (("ratio", ()),)}, "`training.withheld` must hold pairs of a name and a tuple"),
         ({"project": True, "subnets": SinglePath()}, "`training.project` must have a rule whose steps begin"),
