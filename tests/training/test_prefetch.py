@@ -128,13 +128,14 @@ def inside(images, generator):
 @pytest.mark.parametrize("augment", [Library(Noise()), inside], ids=["alone", "inside another"])
 def test_augmentations_of_a_library_change_no_step(augment, tmp_path, monkeypatch):
     """Made by another process they are those that this one would make, also where a training goes on."""
-    task = made_up_task(augment=augment)
+    task, working = made_up_task(augment=augment), list[int]()
     recipe = replace(RECIPE, subnets=SinglePath())
 
     def trained(name, **kw):
         return train(made_up_supernet(task), task, recipe, tmp_path / name, **kw).state()
 
-    found = trained("whole")
+    found = trained("whole", on_step=lambda _: working.append(len(multiprocessing.active_children())))
+    assert set(working) == {1}
     assert not multiprocessing.active_children()
     with pytest.raises(Stop):
         trained("cut", on_step=stop_at_step(4))
