@@ -52,6 +52,7 @@ def test_an_assessment_is_kept_for_good_with_a_supernet_that_lacks_an_option(nas
     results = json.loads((run / "assessment.json").read_text())
     withheld = ("--set", 'training.withheld=[["heads", [4]]]', "--run-dir", tmp_path / "withheld")
     nas("train", "digits", *settings(), *withheld)
+    others = str(tmp_path / "withheld" / "digits"), str(run)
     begin = f"<!-- {trust.COMMAND} -->"
     (tmp_path / "page.md").write_text(f"{begin}\n<!-- end -->\n")
     for module, name, path in (
@@ -61,7 +62,7 @@ def test_an_assessment_is_kept_for_good_with_a_supernet_that_lacks_an_option(nas
         (benchmark_results, "FOLDER", tmp_path),
     ):
         monkeypatch.setattr(module, name, path)
-    trust.main(str(run), str(tmp_path / "withheld" / "digits"))
+    trust.main(str(run), *others)
     kept = json.loads((tmp_path / "cifar10_small.json").read_text())
     assert kept["figures"] == results["figures"]
     assert kept["largest_accuracy"] == pytest.approx(results["ends"]["largest"]["inherited"])
@@ -70,8 +71,11 @@ def test_an_assessment_is_kept_for_good_with_a_supernet_that_lacks_an_option(nas
     assert has == (~found.withheld.seen).tolist()
     assert 0 < sum(has) < len(has)
     assert "… and from the others" in (tmp_path / "page.md").read_text()
-    with pytest.raises(SystemExit, match="must have the recipe of what was assessed"):
-        trust.of_other(str(tmp_path / "withheld" / "digits"), results | {"recipe": "another"})
+    assert kept["longer"] == results["figures"]
+    recipes = kept["settings"]["training"]
+    assert [r["withheld"] for r in recipes.values()] == [[], [["heads", [4]]], []]
+    with pytest.raises(SystemExit, match="must have the same recipe"):
+        trust.require_alike(recipes | {"longer": recipes["longer"] | {"weight_decay": 0.5}})
 
 
 @pytest.mark.parametrize(
