@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from training.small import RECIPE, made_up_supernet, made_up_task
 
 from experiments import digits
 from nas.errors import RunError
+from nas.experiment import Experiment
 from nas.phases.tune import Tuning, as_it_is, recipe_settings, tunable, with_settings
 from nas.space import Space, oneof
 from nas.tasks import Batch, Tally
-from nas.training import OneBatch, Only, Sandwich, SinglePath
+from nas.training import Only, Sandwich, SinglePath
+from search_spaces import hierarchical
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +72,13 @@ def test_a_recipe_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("rule", "epochs"),
     [
-        (SinglePath(), 8),
-        (OneBatch(4), 8),  # a batch in all, whoever gets which share of it
-        (Sandwich(random=2), 2),
-        (Sandwich(random=2, smallest=False), 3),
+        ("nas.training.SinglePath", 8),
+        ("nas.training.OneBatch", 4),
+        ("nas.training.Sandwich", 2),
+        ("nas.training.Progressive", 1),
     ],
 )
-def test_rules_are_compared_by_equal_work(rule, epochs, experiment, monkeypatch):
+def test_rules_are_compared_by_equal_time(rule, epochs, experiment, monkeypatch):
     """All of them report at the same times, so that ASHA holds like against like."""
     module, reported, trained = sys.modules["nas.phases.tune"], [], []
     steps = experiment.task.batch_count("train")
@@ -93,8 +97,10 @@ def test_rules_are_compared_by_equal_work(rule, epochs, experiment, monkeypatch)
     now = [0]
     monkeypatch.setattr(module, "train", training)
     monkeypatch.setattr(module, "subnet_accuracy", lambda *_: Tally(50.0, 2500.0, 1))
-    one = replace(experiment, training=replace(experiment.training, subnets=rule, ema=0.999))
-    module._objective((one, 8), {}, report)
+    one = replace(experiment, training=replace(experiment.training, ema=0.999))
+    costs = {"nas.training.SinglePath": 1.0, "nas.training.OneBatch": 1.9, "nas.training.Sandwich": 3.6}
+    costs["nas.training.Progressive"] = 30.0  # an epoch, all the same
+    module._objective((one, 8, costs), {"training.subnets": rule}, report)
     assert trained == [(epochs, 0.0)]  # an average would lag behind in a training so short
     assert reported == list(range(1, 9))
 
@@ -169,6 +175,23 @@ def test_recipes_are_judged_by_subnets_that_are_trained(experiment, monkeypatch)
     monkeypatch.setattr(module, "subnet_accuracy", lambda _, a, *__: judged.append(a) or Tally(1.0, 1.0, 1))
     many = experiment.task.batch_count("train")
     short = replace(experiment, training=replace(experiment.training, withheld=(("ratio", (2,)),)))
-    module._objective((short, 1), {}, lambda *_, **__: None)
+    settings = {"training.subnets": "nas.training.SinglePath"}
+    module._objective((short, 1, {"nas.training.SinglePath": 1.0}), settings, lambda *_, **__: None)
     assert len(judged) == module.PANEL + 2
     assert all(a in short.training.trained(short.space) for a in judged)
+
+
+def test_what_rules_cost_is_measured_once(tmp_path, monkeypatch):
+    module, task = sys.modules["nas.phases.tune"], made_up_task()
+    supernet = made_up_supernet(task)
+    experiment = Experiment("a", task, supernet.space, hierarchical.build, training=RECIPE)
+    run = SimpleNamespace(
+        directory=SimpleNamespace(path=tmp_path), experiment=experiment, address=None, modules=[]
+    )
+    monkeypatch.setattr(module, "each", lambda of, shared, items, **_: [(i, of(shared, i)) for i in items])
+    rules = ["nas.training.SinglePath", "nas.training.Sandwich"]
+    costs = module._costs(run, rules)
+    assert costs["nas.training.SinglePath"] == 1.0
+    assert 2.0 < costs["nas.training.Sandwich"] < 6.0  # four subnets on the same images
+    monkeypatch.setattr(module, "each", None)
+    assert module._costs(run, rules) == costs

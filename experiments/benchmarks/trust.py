@@ -106,29 +106,28 @@ def collect(folder: Path, assessment: dict[str, Any], withheld: str, longer: str
 
     subnets, weights, seeds = assessment["subnets"], assessment["weights"], assessment["settings"]["seeds"]
     others = {"withheld": of_other(withheld, assessment), "longer": of_other(longer, assessment)}
-    rows = {
+    rows: dict[str, Any] = {
         "inherited": [right(f"{s['id']}-inherited-{weights}") for s in subnets],
         "alone": [[right(f"{s['id']}-{seed}") for seed in range(seeds)] for s in subnets],
         "ends": [right(f"{assessment['ends'][end]['id']}-inherited-{weights}") for end in ENDS],
         **{name: found for name, (found, _) in others.items()},
     }
+    packed: dict[str, Any] = {name: np.packbits(found, axis=-1) for name, found in rows.items()}
     np.savez_compressed(
         RAW,
         images=np.array(assessment["settings"]["images"]),
         costs=np.array([s["mmacs"] for s in subnets]),
         bins=np.array([s["bin"] for s in subnets]),
         seen=others["withheld"][1],
-        **{name: np.packbits(found, axis=-1) for name, found in rows.items()},
+        **packed,
         **choices_of([s["architecture"]["stages"] for s in subnets]),
     )
 
 
-def choices_of(stages: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, np.ndarray]:
-    return {
-        f"{name} of stage {i}": np.array([of(each[i]) for each in stages])
-        for i in (0, 1)
-        for name, of in (("width", lambda s: s["width"]), ("depth", lambda s: len(s["blocks"])))
-    }
+def choices_of(stages: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    widths = {f"width of stage {i}": np.array([each[i]["width"] for each in stages]) for i in (0, 1)}
+    depths = {f"depth of stage {i}": np.array([len(each[i]["blocks"]) for each in stages]) for i in (0, 1)}
+    return widths | depths
 
 
 def of_other(run: str, assessment: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

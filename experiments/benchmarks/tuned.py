@@ -6,8 +6,7 @@
 Judged as the rules of `strategies.py` are, on as many core-seconds. When it was tuned, the default had the
 learning rate that the rules of `strategies.py` are compared at; since `learning_rates.py` it has a higher
 one. The pieces of both are theirs; trained here are the recipe that was found, and the default with the
-core-seconds of the tuning on top: all that was spent counts. (The tuning itself compares by passes of images
-through subnets, as `nas tune` does, and not by core-seconds.) Pieces, shares and raw predictions as there, in
+core-seconds of the tuning on top: all that was spent counts. Pieces, shares and raw predictions as there, in
 results/tuned/.
 """
 

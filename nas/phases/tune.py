@@ -7,7 +7,7 @@ import json
 import math
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from rich.table import Table
 
+from nas.cluster import each
 from nas.cluster.tuning import Report, Settings, Tried, tune
 from nas.console import bar, console
 from nas.errors import RunError
@@ -36,12 +37,13 @@ from nas.training import (
     Subnets,
     architectures_of,
     core_seconds,
+    seconds_of_steps,
     train,
 )
 
 SUFFIX = "-tune"
 RECIPE = "recipe.json"
-STORAGE, BEGUN, SPENT = "optuna.db", "tuning.json", "core_seconds.json"
+STORAGE, BEGUN, SPENT, COSTS = "optuna.db", "tuning.json", "core_seconds.json", "costs.json"
 PANEL = 6  # random subnets, beside the largest and the smallest, by whose accuracy a recipe is judged
 RULES = {f"nas.training.{rule.__name__}": rule for rule in (Sandwich, SinglePath, OneBatch, Progressive)}
 
@@ -52,8 +54,8 @@ class Tuning:
 
     Attributes:
         samples: configurations.
-        epochs: of a training that is not ended before and trains one subnet a step; one that trains several
-            has as many fewer, since all are compared by equal work.
+        epochs: of a training that is not ended before, by the rule whose steps take least; by another rule it
+            has those that take as long, as one measurement says.
     """
 
     samples: int = 24
@@ -129,6 +131,9 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
     sign = 1 if metric.direction == "maximize" else -1
     _require_same(experiment, tuning, folder)
     space = tunable(experiment)
+    rules = space["training.subnets"]
+    assert isinstance(rules, CategoricalDistribution)
+    costs = _costs(run, [str(rule) for rule in rules.choices])
     first = as_it_is(experiment, space)
     if first is None:
         console.print("Recipe: the experiment's own is not among those that are tried.")
@@ -140,13 +145,13 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
 
         def note(tried: Tried) -> None:
             seconds.add(tried.settings, tried.core_seconds)
-            progress.advance(f"{metric.text(sign * tried.score)} after {tried.time} passes")
+            progress.advance(f"{metric.text(sign * tried.score)} after {tried.time} of {tuning.epochs}")
             numbers = {k: v for k, v in tried.settings.items() if isinstance(v, (int, float))}
-            run.tracker.metrics(tried.number, numbers | {"score": tried.score, "passes": tried.time}, "tune")
+            run.tracker.metrics(tried.number, numbers | {"score": tried.score, "time": tried.time}, "tune")
 
         found = tune(
             _objective,
-            (experiment, tuning.epochs),
+            (experiment, tuning.epochs, costs),
             space,
             folder / STORAGE,
             samples=tuning.samples,
@@ -171,17 +176,17 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
             "number": t.number,
             "settings": t.settings,
             "score": t.score,
-            "passes": t.time,
+            "time": t.time,
             "core_seconds": seconds.of(t.settings),
         }
         for t in sorted(found, key=lambda t: t.number)
     ]
     results = {"settings": best.settings, "score": best.score, "default": first, "trials": trials}
-    results["failed"] = len(failures)  # in this call
+    results |= {"failed": len(failures), "costs": costs}  # failures of this call
     path = folder / RECIPE
     write_atomically(path, json.dumps(results, indent=1) + "\n")
     run.tracker.artifact(path)
-    _print(found[:5], metric, sign)
+    _print(found[:5], metric, sign, tuning.epochs)
     where = "" if folder.parent == Path("runs").resolve() else f" --run-dir {shlex.quote(str(folder.parent))}"
     command = f"nas run {shlex.quote(run.source.path or run.source.name)} --recipe{where}"
     console.print(f"Best recipe: {path}. Use it with: {command}")
@@ -222,7 +227,7 @@ def _require_same(experiment: Experiment, tuning: Tuning, folder: Path) -> None:
     settings = settings_of(experiment)
     training = {name: value for name, value in settings["training"].items() if name not in (*ASIDE, "ema")}
     data = {name: value for name, value in settings["task"].items() if name in TRAINS_WITH}
-    about = {"epochs": tuning.epochs, "data": data, "training": training}
+    about = {"epochs": tuning.epochs, "data": data, "training": training, "compared": "by time"}
     about |= {name: settings[name] for name in ("space", "quantization", "seed")}
     now = json.loads(json.dumps(about))
     if (folder / STORAGE).exists() and path.exists():
@@ -253,48 +258,65 @@ def recipe_settings(run_dir: Path, name: str) -> dict[str, str]:
     return {key: str(value) for key, value in settings.items()}
 
 
-def _objective(shared: tuple[Experiment, int], settings: Settings, report: Report) -> None:
-    """A training of so many passes of a subnet over *train*, judged after each: equal work for all rules."""
-    experiment, passes = shared
+def _costs(run: Run, rules: Sequence[str]) -> dict[str, float]:
+    """How many times as long as one of the cheapest rule a step of each takes: measured once, and kept."""
+    path = run.directory.path / COSTS
+    if path.exists():
+        known: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        return known
+    options: dict[str, Any] = {"address": run.address, "by_value": run.modules}
+    options["device"] = run.experiment.training.device
+    with bar("Measure the rules", 1) as progress:
+        ((_, seconds),) = each(_seconds_of, run.experiment, [tuple(rules)], workers=1, **options)
+        costs = {rule: round(s / min(seconds), 2) for rule, s in zip(rules, seconds, strict=True)}
+        progress.advance(", ".join(f"{rule.rpartition('.')[2]} {cost}" for rule, cost in costs.items()))
+    write_atomically(path, json.dumps(costs, indent=1) + "\n")
+    return costs
+
+
+def _seconds_of(experiment: Experiment, rules: Sequence[str]) -> list[float]:
+    """Of a step by each rule."""
+    recipes = [with_settings(experiment, {"training.subnets": rule}).training for rule in rules]
+    supernet = experiment.supernet()
+    return seconds_of_steps(supernet, experiment.task, [replace(r, workers=1, ema=0.0) for r in recipes])
+
+
+def _objective(
+    shared: tuple[Experiment, int, Mapping[str, float]], settings: Settings, report: Report
+) -> None:
+    """A training as long as so many epochs of the cheapest rule, judged as often: equal time for all."""
+    experiment, times, costs = shared
     experiment = with_settings(experiment, settings)
     space, rng = experiment.training.trained(experiment.space), np.random.default_rng(0)
     panel = [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(PANEL))]
     supernet = experiment.supernet()
     recipe = replace(
         experiment.training,
-        epochs=max(1, round(passes / _passes(experiment))),
+        epochs=max(1, round(times / costs[settings["training.subnets"]])),
         checkpoint_seconds=1e9,
         workers=1,
         threads=1,
         ema=0.0,
     )
     in_epoch = math.ceil(experiment.task.batch_count("train") / recipe.accumulate)
-    times = {math.ceil(t * in_epoch * recipe.epochs / passes): t for t in range(1, passes + 1)}
+    ends = {math.ceil(t * in_epoch * recipe.epochs / times): t for t in range(1, times + 1)}
     start = core_seconds()
 
     def judge(step: int) -> None:
-        if step in times:
+        if step in ends:
             found = [subnet_accuracy(supernet, a, experiment.task, "search").mean for a in panel]
             sign = 1 if experiment.task.metric.direction == "maximize" else -1
             spent = core_seconds() - start
-            report(math.ceil(step / in_epoch), sign * float(np.mean(found)), spent, time=times[step])
+            report(math.ceil(step / in_epoch), sign * float(np.mean(found)), spent, time=ends[step])
 
     with tempfile.TemporaryDirectory() as folder:
         train(supernet, experiment.task, recipe, Path(folder), seed=experiment.seed, on_step=judge)
 
 
-def _passes(experiment: Experiment) -> float:
-    """How many subnets go over the whole batch in a step, the mean over a training."""
-    rule, space = experiment.training.subnets, experiment.training.trained(experiment.space)
-    if rule.shares_batch:
-        return 1.0
-    return float(np.mean([len(architectures_of(rule, space, 0, step, step / 10)) for step in range(10)]))
-
-
-def _print(best: list[Tried], metric: Metric, sign: int) -> None:
+def _print(best: list[Tried], metric: Metric, sign: int, longest: int) -> None:
     table = Table(title=f"Best recipes (mean {metric.name} of a panel of subnets on search)")
     names = list(best[0].settings)
-    for column in (metric.name, "passes", *(n.removeprefix("training.") for n in names)):
+    for column in (metric.name, f"of {longest}", *(n.removeprefix("training.") for n in names)):
         table.add_column(column, justify="right")
     for tried in best:
         values = [tried.settings[n] for n in names]

@@ -7,6 +7,7 @@ from nas.training.group import Alone, Distributed, Group
 from nas.training.heap import frozen_heap
 from nas.training.loop import Epoch, train
 from nas.training.optimizer import SlicedAdamW
+from nas.training.pace import seconds_of_steps
 from nas.training.prefetch import core_seconds
 from nas.training.recipe import ASIDE, Recipe
 from nas.training.subnets import (
@@ -47,6 +48,7 @@ __all__ = [
     "frozen_heap",
     "load_tensors",
     "save_tensors",
+    "seconds_of_steps",
     "soft_loss",
     "train",
 ]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from nas.errors import RunError
@@ -124,7 +123,7 @@ class _Training:
             )
         self.steps_per_epoch = math.ceil(batches / recipe.accumulate)
         self.steps = self.steps_per_epoch * recipe.epochs
-        self.feed = Feed(task, recipe, seed, group, _device(recipe.device))
+        self.feed = Feed(task, recipe, seed, group, recipe.torch_device())
         self.guard = Guard(recipe, folder)
         self.update = Update(supernet, task, recipe, self.feed, self.guard, self.steps)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.keep)
@@ -234,9 +233,3 @@ class _Training:
         path = self.folder / "history.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         write_atomically(path, "".join(lines[:epochs]))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
+
 from nas.annotations import require_types
 from nas.errors import RunError
 from nas.space import Space
@@ -132,6 +134,12 @@ class Recipe:
         return replace(
             self, subnets=Only(architecture), withheld=(), distillation=distillation, project=False, workers=1
         )
+
+    def torch_device(self) -> torch.device:
+        """Where this process trains."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
 
     def rate(self, progress: float) -> float:
         """Learning rate at `progress` (0 … 1) of the training."""
