@@ -33,6 +33,30 @@ def _fault(entry: Any) -> str | None:
     for name, value in {**entry["test"], "drift": entry.get("drift")}.items():
         if not all(map(_is_number, value if isinstance(value, list) else [value])):
             return f"`{name}` of {entry['id']} is {value!r}"
+    return _fault_in_figures(entry)
+
+
+def _fault_in_figures(entry: Mapping[str, Any]) -> str | None:
+    """What an entry lacks of the figures that pages and cards tell."""
+    test, interval = entry["test"], entry["test"].get("interval")
+    metrics = [name for name in test if name in entry["objectives"]]
+    if len(metrics) != 1:
+        return f"`test` of {entry['id']} has {', '.join(metrics) or 'none'} of its objectives and not one"
+    if not isinstance(interval, list) or len(interval) != 2:
+        return f"`interval` of {entry['id']} is {interval!r}"
+    of_metric, drift = entry["objectives"][metrics[0]], entry.get("drift")
+    named = {
+        "drift": drift,
+        "n": test.get("n"),
+        "std_error": of_metric.get("std_error"),
+        metrics[0]: test[metrics[0]],
+    }
+    for name, value in named.items():
+        if value is None:
+            return f"`{name}` of {entry['id']} is missing"
+    trained = entry.get("trained", {})
+    if not isinstance(trained, Mapping) or not all(isinstance(r, Mapping) for r in trained.values()):
+        return f"`trained` of {entry['id']} is {trained!r}"
     return None
 
 

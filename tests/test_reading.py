@@ -73,6 +73,11 @@ def changed(front, **values):
     return [front[0] | values, *front[1:]]
 
 
+def without_error(entry):
+    of_metric = {k: v for k, v in entry["objectives"]["accuracy"].items() if k != "std_error"}
+    return entry["objectives"] | {"accuracy": of_metric}
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -89,8 +94,17 @@ def changed(front, **values):
         (lambda front: changed(front, test=None), "`test` of .* is None"),
         (lambda front: changed(front, drift="a"), "`drift` of .* is 'a'"),
         (lambda front: changed(front, architecture=[]), r"`architecture` of .* is \[\]"),
+        (lambda front: changed(front, drift=None), "`drift` of .* is missing"),
+        (
+            lambda front: changed(front, test=front[0]["test"] | {"interval": [1.0]}),
+            r"`interval` of .* is \[1",
+        ),
+        (lambda front: changed(front, test=front[0]["test"] | {"n": None}), "`n` of .* is missing"),
+        (lambda front: changed(front, test={"n": 3, "interval": [1, 2]}), "`test` of .* has none of its obj"),
+        (lambda front: changed(front, objectives=without_error(front[0])), "`std_error` of .* is missing"),
+        (lambda front: changed(front, trained={"fine-tuned": 3}), "`trained` of .* is {"),
     ],
-    ids=range(10),
+    ids=range(16),
 )
 def test_a_front_that_is_none_is_told(run_dir: Path, damage, message: str) -> None:
     path = run_dir / "front.json"

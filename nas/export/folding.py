@@ -6,7 +6,7 @@ what it gives, these take both: (x · s + t) W = x (s W) + t W. Behind a convolu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,15 +40,19 @@ def with_affine_norms(module: nn.Module) -> nn.Module:
     return module
 
 
-def fold_affines(graph: onnx.GraphProto) -> int:
+def fold_affines(graph: onnx.GraphProto, channels: Mapping[str, int]) -> int:
     """Folds factors and summands per channel into the float products of `graph` that alone read them, in
-    place. Gives how many were folded."""
+    place. Gives how many were folded.
+
+    Args:
+        channels: size of the last axis of what flows, by name, as far as it is known.
+    """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     folded = 0
     for multiply, add in list(_affines(graph, constants)):
         (x, scale), (_, shift) = _split(multiply, constants), _split(add, constants)
-        if add.output[0] in outputs:
+        if add.output[0] in outputs or channels.get(x, scale.dims[0]) != scale.dims[0]:  # one for all
             continue
         reading, readers = _readers(graph, add.output[0])
         products = [_weights_of(node, of, graph, constants) for node, of in readers]
@@ -128,7 +132,8 @@ def _weights_of(node: Any, x: str, graph: onnx.GraphProto, constants: Constants)
         if maker is None or maker.op_type != "Transpose" or maker.input[0] not in constants:
             return None
         name, turned = maker.input[0], True
-    uses = sum(list(other.input).count(name) for other in graph.node)
+    read = {name, node.input[1]}  # what is transposed may be read by others, too
+    uses = max(sum(list(other.input).count(n) for other in graph.node) for n in read)
     weights = constants[name]
     if uses != 1 or len(weights.dims) != 2 or weights.data_type != onnx.TensorProto.FLOAT:
         return None

@@ -342,7 +342,8 @@ FORMATS = {
         Format(
             "openvino",
             "openvino.xml",
-            "for OpenVINO, beside openvino.bin; compile it with INFERENCE_PRECISION_HINT f32, as here",
+            "for OpenVINO, beside openvino.bin, in floats but for layers of 8 bits with inputs of 8 bits; "
+            "compile it with INFERENCE_PRECISION_HINT f32, as here",
             _write_openvino,
             _load_openvino,
             run=_run_openvino,

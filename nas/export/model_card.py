@@ -18,7 +18,8 @@ _LIMITS = """\
   floats when a file is loaded. So are 8-bit weights behind inputs of 32 bits: they save bytes and no time.
 - On x86-64 processors without VNNI, ONNX Runtime's products of 8 bits can overflow: set
   `session.x64quantprecision` to "1" there, which is exact and slower.
-- `torch.export.load`, which a `model.pt2` needs, unpickles: load one only where you trust who made it.
+- `torch.export.load`, which a `model.pt2` needs, unpickles, and a folder for MLflow may name code that
+  MLflow runs: load these only where you trust who made them.
 """
 
 _ONNX = """\
@@ -44,9 +45,9 @@ _RUN = {
     "pt2": _TORCH.replace("{load}", 'model = torch.export.load("model.pt2").module()'),
     "huggingface": _TORCH.replace(
         "{load}",
-        "import search_spaces.huggingface\n"
-        "from transformers import AutoModelForImageClassification\n"
-        'model = AutoModelForImageClassification.from_pretrained("huggingface")',
+        "import search_spaces.huggingface as own, transformers\n"
+        'name = transformers.AutoConfig.from_pretrained("huggingface").architectures[0]\n'
+        'model = (getattr(own, name, None) or getattr(transformers, name)).from_pretrained("huggingface")',
     ).replace("{logits}", ".logits"),
     "openvino": """\
 import numpy as np

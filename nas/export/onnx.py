@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -83,19 +84,34 @@ def _slim(path: Path) -> None:
     flows between them, notes. In a small model that is most of the file."""
     model = onnx.load(path)
     graph = model.graph
-    fold_affines(graph)
+    fold_affines(graph, _channels(model))
     if any(a.HasField("g") for node in graph.node for a in node.attribute):
         return  # graphs inside use names of this one
     kept = {value.name for value in (*graph.initializer, *graph.input, *graph.output)} | {""}
     short: dict[str, str] = {}
+    names_left = (name for i in count() if (name := f"v{i}") not in kept)
     for node in graph.node:
         node.ClearField("name")
         node.ClearField("doc_string")
         del node.metadata_props[:]
         for names in (node.input, node.output):
-            names[:] = [n if n in kept else short.setdefault(n, f"v{len(short)}") for n in names]
+            for n in names:
+                if n not in kept and n not in short:
+                    short[n] = next(names_left)
+            names[:] = [short.get(n, n) for n in names]
     del graph.value_info[:]
     onnx.save(model, path)
+
+
+def _channels(model: onnx.ModelProto) -> dict[str, int]:
+    """Sizes of last axes by name, as far as they are known."""
+    shapes = {
+        v.name: v.type.tensor_type.shape.dim
+        for v in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    return {
+        name: dims[-1].dim_value for name, dims in shapes.items() if dims and dims[-1].HasField("dim_value")
+    }
 
 
 def onnx_session(path: Path) -> onnxruntime.InferenceSession:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 
 from nas.layers.choice import Bits
-from nas.layers.quantizers import DynamicRange, QuantizedLinear
+from nas.layers.quantizers import CalibratedRange, DynamicRange, QuantizedLinear
 from nas.quantize import CALIBRATED, DYNAMIC, Integers, Quantization, Stored, at_bits, note_scales, stored
 
 KEY = "nas"
@@ -48,7 +49,7 @@ def load_packed(module: nn.Module, path: Path) -> nn.Module:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if header is None:
         load_model(module, str(path))
-        return _require_finite(module)
+        return _require_sane(module)
     module = with_header(module, header)
     kept, values = stored(module), _values(module)
     scaled = [name for name, how in kept.items() if how.bits < 16 and name in values]
@@ -57,15 +58,28 @@ def load_packed(module: nn.Module, path: Path) -> nn.Module:
         raise ValueError(f"`{different[0]}` is {'missing' if different[0] in wanted else 'unknown'}")
     with torch.no_grad():
         for name, value in values.items():
-            value.copy_(_unpacked(name, tensors, tuple(value.shape), kept.get(name)))
+            value.copy_(_unpacked(name, tensors, value, kept.get(name)))
     note_scales(module, {name: tensors[f"{name}{SCALES}"] for name in scaled})
-    return _require_finite(module)
+    return _require_sane(module)
 
 
-def _require_finite(module: nn.Module) -> nn.Module:
+def _require_sane(module: nn.Module) -> nn.Module:
+    """Raises ValueError for weights that are not finite, ranges that are none, and statistics of batch norms
+    that no inputs have. (Other buffers may hold what they like, such as masks.)"""
     for name, parameter in module.named_parameters():
         if not parameter.isfinite().all():
             raise ValueError(f"`{name}` holds numbers that are not finite")
+    for path, inner in module.named_modules():
+        if isinstance(inner, CalibratedRange):
+            low, high = float(inner.low), float(inner.high)
+            unknown = math.isnan(low) and math.isnan(high)  # never calibrated
+            if not unknown and not -math.inf < low <= 0 <= high < math.inf:
+                raise ValueError(f"`{path}` has a range from {low} to {high}, which must hold 0")
+        if isinstance(inner, nn.modules.batchnorm._NormBase) and inner.running_var is not None:
+            if not inner.running_mean.isfinite().all():
+                raise ValueError(f"`{path}.running_mean` holds numbers that are not finite")
+            if not (inner.running_var.isfinite() & (inner.running_var >= 0)).all():
+                raise ValueError(f"`{path}.running_var` holds numbers that are no variances")
     return module
 
 
@@ -146,13 +160,19 @@ def _packed(name: str, value: Tensor, how: Stored | None) -> dict[str, Tensor]:
     return {name: integers.packed(), f"{name}{SCALES}": integers.scales.contiguous()}
 
 
-def _unpacked(name: str, tensors: Mapping[str, Tensor], shape: tuple[int, ...], how: Stored | None) -> Tensor:
-    value = tensors[name]
+def _unpacked(name: str, tensors: Mapping[str, Tensor], own: Tensor, how: Stored | None) -> Tensor:
+    """What the module's `own` tensor gets."""
+    value, shape = tensors[name], tuple(own.shape)
     if how is None or how.bits == 16:
-        if value.shape != shape:
-            raise ValueError(f"`{name}` has shape {tuple(value.shape)}, the module's {shape}")
+        dtype = own.dtype if how is None else torch.float16
+        if value.shape != shape or value.dtype != dtype:
+            raise ValueError(
+                f"`{name}` has shape {tuple(value.shape)} of {value.dtype}, the module's {shape} of {dtype}"
+            )
         return value
     scales, wanted = tensors[f"{name}{SCALES}"], Integers.scales_shape(shape, how.bits, how.nested)
     if value.dtype != torch.uint8 or scales.dtype != torch.float32 or scales.shape != wanted:
         raise ValueError(f"`{name}` is not packed as {how.bits} bits of shape {shape}")
+    if not (scales.isfinite() & (scales > 0)).all():
+        raise ValueError(f"`{name}{SCALES}` holds numbers that are no scales")
     return Integers.unpacked(value, scales, shape, how.bits).weight()

@@ -68,7 +68,7 @@ def export_subnet(
             f"{folder.parent} must be a folder that can be written to: got {error}. Make room for it."
         ) from error
     try:
-        (draft / "architecture.json").write_text(json.dumps(subnet.architecture, indent=2) + "\n")
+        (draft / "architecture.json").write_text(json.dumps(subnet.architecture, indent=2) + "\n", "utf-8")
         checks = []
         for of in chosen:
             of.write(subnet, draft / of.file)
@@ -81,7 +81,7 @@ def export_subnet(
                 for found, (ms, spread) in zip(checks, timed(runs), strict=True)
             ]
         for name, text in cards(checks).items():
-            (draft / name).write_text(text)
+            (draft / name).write_text(text, "utf-8")
         _replace(folder, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

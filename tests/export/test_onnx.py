@@ -78,3 +78,20 @@ class Refused(nn.Module):
 def test_whatever_the_exporter_raises_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"failed with `one`\. Replace"):
         export_onnx(Refused(), torch.rand(2, 3), tmp_path / "refused.onnx")
+
+
+class ShortNames(nn.Module):
+    """Parameters that are called as we call what flows between nodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v0, self.v2 = nn.Parameter(torch.rand(4)), nn.Parameter(torch.rand(4))
+
+    def forward(self, x):
+        return ((x + self.v0).relu() * self.v2).flatten(1)
+
+
+def test_parameters_may_have_short_names(tmp_path: Path) -> None:
+    module = ShortNames()
+    export_onnx(module, X, tmp_path / "model.onnx")
+    assert apart(tmp_path / "model.onnx", module, X) < 1e-5

@@ -141,6 +141,7 @@ def rewritten(folder: Path, header=None, tensors=None) -> None:
 
 
 Q = "stages.0.blocks.0.mixer.q.weight"
+LOW, HIGH = (f"stages.0.blocks.0.mixer.q.quantizer.{end}" for end in ("low", "high"))
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,12 @@ def test_a_header_that_does_not_fit_is_refused(header, message, tmp_path):
         (lambda t: t | {Q: t[Q].float()}, f"`{Q}` is not packed as 8 bits of shape"),
         (lambda t: t | {f"{Q}.scales": torch.ones(2, 2)}, f"`{Q}` is not packed as 8 bits"),
         (lambda t: t | {"head.linear.bias": torch.ones(1)}, "`head.linear.bias` has shape"),
+        (lambda t: t | {"head.linear.bias": t["head.linear.bias"].long()}, "has shape .* of torch.int64"),
+        (lambda t: t | {f"{Q}.scales": -t[f"{Q}.scales"]}, "scales` holds numbers that are no scales"),
+        (lambda t: t | {f"{Q}.scales": t[f"{Q}.scales"] * torch.inf}, "holds numbers that are no scales"),
+        (lambda t: t | {LOW: torch.tensor(torch.nan)}, "has a range from nan to"),
+        (lambda t: t | {LOW: torch.tensor(0.5)}, "has a range from 0.5 to .*, which must hold 0"),
+        (lambda t: t | {HIGH: torch.tensor(torch.inf)}, "has a range from .* to inf"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(tensors, message, tmp_path):
@@ -217,3 +224,24 @@ def test_an_architecture_far_larger_than_the_file_is_refused_before_it_is_built(
     (folder / "architecture.json").write_text(json.dumps(data))
     with pytest.raises(ExportError, match=r"the architecture has .* weights, the file holds .* at most"):
         loaded(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("1.running_mean", torch.nan, "`1.running_mean` holds numbers that are not finite"),
+        ("1.running_var", torch.inf, "`1.running_var` holds numbers that are no variances"),
+        ("1.running_var", -1.0, "`1.running_var` holds numbers that are no variances"),
+        ("0.weight", torch.nan, "`0.weight` holds numbers that are not finite"),
+    ],
+)
+def test_statistics_that_no_inputs_have_are_refused(name, value, message, tmp_path):
+    module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    module.register_buffer("mask", torch.full((2,), -torch.inf))  # may be anything
+    save_packed(module, tmp_path / "a.safetensors")
+    load_packed(module, tmp_path / "a.safetensors")
+    with torch.no_grad():
+        module.state_dict()[name].fill_(value)
+    save_packed(module, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load_packed(module, tmp_path / "a.safetensors")

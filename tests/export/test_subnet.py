@@ -21,7 +21,8 @@ from torch import nn
 
 from nas.errors import ExportError
 from nas.export import FORMATS, Check, Subnet, export_subnet
-from nas.export.checks import _problems
+from nas.export.checks import Evidence, _problems, check
+from nas.tasks import Metric
 
 ARCHITECTURE = {"type": "Net", "width": 8}
 X = torch.rand(2, 1, 4, 4)
@@ -133,23 +134,33 @@ def test_every_format_can_be_timed(tmp_path: Path) -> None:
     assert [np.asarray(y).size for y in ran] == [len(X) * 10] * len(formats)
 
 
+ACCURACY = Metric("accuracy", "%", "maximize")
+
+
+@pytest.mark.parametrize(("ours", "theirs", "fits"), [(5000.0, 5001.0, True), (0.05, 0.06, False)])
+def test_what_is_no_percentage_may_differ_by_a_share_of_it(ours, theirs, fits):
+    of, rmse = FORMATS["onnx"], Metric("rmse", "K", "minimize")
+    found = Check("onnx", 1000, 1, 0, 0, 100, ("rmse", ours, theirs), 1, None, None)
+    assert _problems(of, found, False, rmse) == ([] if fits else ["its rmse is 0.06 and not 0.05"])
+
+
 def test_a_metric_may_differ_by_one_input(tmp_path: Path) -> None:
     """In floats 119 and 118 of 180 are a little more than 1 apart."""
     of = FORMATS["onnx"]
     one = Check("onnx", 180, 1, 0, 0, 100, ("accuracy", 100 * 119 / 180, 100 * 118 / 180), 1, None, None)
-    assert _problems(of, one, rounds=False) == []
+    assert _problems(of, one, False, ACCURACY) == []
     two = replace(one, metric=("accuracy", 100 * 119 / 180, 100 * 117 / 180))
-    assert "its accuracy is 65.00 and not 66.11" in _problems(of, two, rounds=False)
+    assert "its accuracy is 65 and not 66.11" in _problems(of, two, False, ACCURACY)
 
 
 def test_laws_of_answers_and_bytes():
     of, good = FORMATS["onnx"], Check("onnx", 1000, 1, 0, 0, 99.0, None, 1, 1015, 1000)
-    assert _problems(of, good, rounds=False) == []
-    (problem,) = _problems(of, replace(good, agreement=98.9), rounds=False)
+    assert _problems(of, good, False, None) == []
+    (problem,) = _problems(of, replace(good, agreement=98.9), False, None)
     assert problem == "it gives the same answer to 98.90 %, below 99 %"
-    (problem,) = _problems(of, replace(good, weight_bytes=1030), rounds=False)
+    (problem,) = _problems(of, replace(good, weight_bytes=1030), False, None)
     assert problem == "its weights take 1,030 bytes, predicted were 1,000"
-    assert _problems(of, replace(good, weight_bytes=60), rounds=False) == []  # folded, or tied
+    assert _problems(of, replace(good, weight_bytes=60), False, None) == []  # folded, or tied
 
 
 def test_exports_that_is_no_folder_is_told(tmp_path):
@@ -228,3 +239,27 @@ def test_an_output_that_is_no_number_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"one of safetensors, onnx, onnx-portable, .*, mlflow: got tflite"):
         exported(tmp_path / "abc", formats=("tflite",))
+
+
+def test_a_file_that_answers_the_first_inputs_alone(tmp_path, monkeypatch):
+    """Three inputs that differ tell; one and the same did not."""
+    module = nn.Linear(4, 3)
+    evidence = Evidence.random(module, torch.rand(1, 4))
+    of = replace(FORMATS["pt2"], load=lambda *_: lambda x: wrong(module, x))
+
+    def wrong(module, x):
+        answers = module(torch.from_numpy(x)).detach().numpy()
+        answers[2:] = answers[:1]
+        return answers
+
+    (tmp_path / of.file).touch()
+    with pytest.raises(ExportError, match="of 3 inputs it makes: other answers than the module"):
+        check(of, tmp_path / of.file, module, evidence)
+
+
+def test_whole_numbers_are_drawn_up_to_the_largest_of_the_example():
+    tokens = torch.tensor([[0, 7, 3]])
+    embedding = nn.Embedding(8, 2)
+    drawn = torch.cat([b.inputs[0] for b in Evidence.random(embedding, tokens).batches])
+    assert drawn.dtype == tokens.dtype
+    assert set(drawn.flatten().tolist()) == set(range(8))
