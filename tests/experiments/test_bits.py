@@ -44,7 +44,7 @@ def of_all(**arms: Piece) -> dict:
 
 def test_equal_searches_gain_nothing():
     for gain in bits.gained(of_all()).values():
-        assert gain == {"mean": 0.0, "interval_95": [0.0, 0.0]}
+        assert gain == {"mean": 0.0, "interval_95": [0.0, 0.0], "t_95": [0.0, 0.0]}
 
 
 def test_what_is_faster_gains_against_all():
@@ -62,16 +62,33 @@ def test_a_search_is_paired_with_that_on_the_same_supernet():
     pieces = of_all()
     other = piece([39, 35], [0.5, 0.25], [50, 25])
     pieces |= {(arm, 1, s): other for arm in ARMS for s in SEARCHES}
-    assert bits.gained(pieces)[INT8] == {"mean": 0.0, "interval_95": [0.0, 0.0]}
+    assert bits.gained(pieces)[INT8] == {"mean": 0.0, "interval_95": [0.0, 0.0], "t_95": [0.0, 0.0]}
+
+
+def test_students_interval_is_that_of_the_books():
+    low, high = bits.students(np.array([1.0, 2.0, 3.0]))
+    assert (low, high) == (pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3), pytest.approx(2 + 2.4842, abs=1e-3))
 
 
 def test_ratios_are_those_of_the_cheapest_that_is_as_accurate():
     found = bits.ratios(of_all(), "ms")  # the reference has 24 right: of the front, 30 at 0.5 ms
     assert (found["median"], found["searches with one"]) == (1.6, 6)
     assert found["mean points lost on select"] == -15.0
-    assert bits.ratios(of_all(joint=piece([20], [0.1], [5])), "ms") == {"searches with one": 0}
+    assert found["chosen on half of select"]["median"] == 1.6
+    none = {"searches with one": 0}
+    assert bits.ratios(of_all(joint=piece([20], [0.1], [5])), "ms") == none | {
+        "chosen on half of select": none
+    }
     half = bits.searched_ratios(of_all(joint=piece([30, 20], [0.25, 0.125], [25, 5])), "size_bytes")
-    assert (half["median"], half["quartiles"], half["models"]) == (3.5, [2.0, 5.0], 12)
+    assert (half["median"], half["quartiles"], half["models"], half["of"]) == (3.5, [2.0, 5.0], 12, 12)
+
+
+def test_one_half_of_the_images_chooses_and_the_other_judges():
+    lucky = piece([0], [0.1], [5])
+    lucky.right["front"][0] = np.arange(IMAGES) % 2 == 0  # right on all that choose, wrong on all that judge
+    half = bits.ratios(of_all(joint=lucky), "ms")["chosen on half of select"]
+    assert half["median"] == 8.0
+    assert half["mean points lost on select"] == 60.0  # 24 of 40: 12 of each 20
 
 
 def test_arms_search_parts_of_one_space():
