@@ -39,6 +39,11 @@ class TrackingError(NasError):
     """A tracking server that does not answer."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line; what it is, where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), repr(error))
+
+
 @contextmanager
 def errors_of_users(law: Callable[[], str]) -> Iterator[None]:
     """What fails in a user's code becomes a RunError: `law` (made only then, since that may take a while),

@@ -338,6 +338,8 @@ def test_a_model_is_registered_and_loaded_by_its_alias(start: Callable[..., Trac
     assert model.input_example["x"].shape == (1, 5)
     before = load_mlflow("models:/digits/1")
     assert answer_of(before, torch.rand(4, 3).numpy()).shape == (4, 2)
+    for device in ("v100", "latest"):  # which MLflow keeps for versions
+        assert tracker.register(folders[1], "digits", device, {}) == f"models:/digits@device-{device}"
 
 
 def test_metrics_of_training_have_a_prefix(start: Callable[..., Tracker]) -> None:

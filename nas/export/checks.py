@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.errors import ExportError
+from nas.errors import ExportError, first_line
 from nas.export.formats import Answer, Format
 from nas.layers.quantizers import DynamicRange, QuantizedLinear
 from nas.quantize import INTEGER, Stored, in_floats, kernel_of, payload_bytes, stored
@@ -178,8 +178,7 @@ def _compared(
     except ExportError:
         raise
     except Exception as error:  # runtimes raise what they like
-        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        raise ExportError(f"{path.name} must run for batches of {batch}, but: {reason}") from error
+        raise ExportError(f"{path.name} must run for batches of {batch}, but: {first_line(error)}") from error
     largest = max(float(wanted.abs().max()) for wanted in evidence.answers)
     held = of.weight_bytes(path, module) if of.weight_bytes else None
     predicted = predicted_bytes(module, of.bits) if of.weight_bytes else None
@@ -234,7 +233,7 @@ def _require_free_batch(path: Path, answer: Answer, x: Tensor) -> list[tuple[Ten
             found.append((some, answer(some.numpy())))
             problem = None if (n := len(found[-1][1])) == count else f"{n} outputs"
         except Exception as error:  # runtimes raise what they like
-            problem = str(error).splitlines()[0]
+            problem = first_line(error)
         if problem:
             raise ExportError(_frozen(path, count, problem))
     return found

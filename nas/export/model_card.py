@@ -11,6 +11,7 @@ from torch import Tensor
 from nas.export.checks import Check
 from nas.export.formats import FORMATS
 from nas.layers.choice import Bits
+from nas.quantize import DYNAMIC
 
 _LIMITS = """\
 - Bytes of weights are those at the bits below, scales included; a file has its graph besides.
@@ -84,13 +85,19 @@ def _run_code(checks: Sequence[Check], **names: Any) -> str:
     text = _ONNX if onnx else _RUN[formats[0]]
     file = FORMATS[(onnx or formats)[0]].file
     code = text.replace("{logits}", "").format(file=file, **names)
-    return f"```python\n{code}```\n" + (_FIXED_BATCH if onnx else "")
+    batch = checks[0].batch if checks else 1
+    return f"```python\n{code}```\n" + (_FIXED_BATCH.replace("{batch}", str(batch)) if onnx else "")
 
 
 _FIXED_BATCH = """\
-This takes any batch size. For a single one, fix it at loading, as was done where the latency of ONNX
+This takes any batch size. For {batch} alone, fix it at loading, as was done where the latency of ONNX
 Runtime was measured (12 to 16 % less for small models): pass `options` as second argument after
-`options = ort.SessionOptions()` and `options.add_free_dimension_override_by_name("batch", 1)`.
+`options = ort.SessionOptions()` and `options.add_free_dimension_override_by_name("batch", {batch})`.
+"""
+
+_DYNAMIC = """\
+- Inputs of 8 bits have the range of what comes together. Files other than safetensors take a batch as a
+  whole, as it was simulated for batches of {images}: others they answer otherwise than the supernet.
 """
 
 
@@ -139,7 +146,7 @@ def card(
         run_code,
         *(("## Files\n", _checks_table(checks), _HOW_CHECKED) if checks else ()),
         "## Limits\n",
-        _LIMITS,
+        _LIMITS + _limits_of_ranges(run, bits),
         "## Bits per layer\n",
         _table(
             ("weights", "bits", "bits of inputs"),
@@ -150,6 +157,14 @@ def card(
         _table(("", ""), _origin_rows(entry, run)),
     )
     return "\n".join(sections)
+
+
+def _limits_of_ranges(run: Mapping[str, Any], bits: Mapping[str, Bits]) -> str:
+    quantization = run.get("settings", {}).get("quantization", {})
+    whole = any(of.weight == of.activation == 8 for of in bits.values())
+    if not whole or quantization.get("activations") != DYNAMIC or quantization.get("nested"):
+        return ""
+    return _DYNAMIC.replace("{images}", str(quantization.get("images", 1)))
 
 
 def cards(

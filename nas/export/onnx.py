@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.errors import ExportError
+from nas.errors import ExportError, first_line
 from nas.export.deployable import deployable
 from nas.export.folding import fold_affines, with_affine_norms
 
@@ -71,7 +71,7 @@ def export_onnx(module: nn.Module, example: Tensor, path: Path, *, portable: boo
                 do_constant_folding=folding,  # else it would make floats of whole numbers
             )
     except Exception as error:  # the exporter raises what it likes, assertions among it
-        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+        reason = first_line(error)
         raise ExportError(
             f"A subnet must consist of operations that ONNX knows (opset {_OPSET}): exporting "
             f"{type(module).__name__} to {path} failed with `{reason}`. Replace that operation."

@@ -10,13 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 
 from nas.architecture import from_json
-from nas.errors import ExportError, NasError
+from nas.errors import ExportError, first_line
 from nas.export.checks import Check, Evidence, check
-from nas.export.formats import DEFAULT, Subnet, format_of
+from nas.export.formats import DEFAULT, Format, Subnet, format_of
 from nas.export.onnx import Run
 from nas.export.packed import load_packed, require_fit
 
@@ -71,7 +70,7 @@ def export_subnet(
         (draft / "architecture.json").write_text(json.dumps(subnet.architecture, indent=2) + "\n", "utf-8")
         checks = []
         for of in chosen:
-            of.write(subnet, draft / of.file)
+            _write(of, subnet, draft / of.file)
             checks.append(check(of, draft / of.file, subnet.module, evidence))
         if timed:
             x = evidence.batches[0].inputs[0].numpy()
@@ -103,15 +102,27 @@ def load_subnet(
     """
     folder = Path(folder)
     try:
-        architecture = from_json(json.loads((folder / "architecture.json").read_text()), classes)
+        architecture = from_json(json.loads((folder / "architecture.json").read_text("utf-8")), classes)
         require_fit(lambda: build(architecture), folder / "model.safetensors")
         module = load_packed(build(architecture), folder / "model.safetensors").eval()
-    except (OSError, ValueError, TypeError, OverflowError, RuntimeError, SafetensorError, NasError) as error:
+    except Exception as error:  # builders raise what they like
         raise ExportError(
             f"{folder} must be an export with architecture.json and model.safetensors of this builder, but "
-            f"cannot be loaded: {str(error).splitlines()[0]}"
+            f"cannot be loaded: {first_line(error)}"
         ) from error
     return module
+
+
+def _write(of: Format, subnet: Subnet, path: Path) -> None:
+    try:
+        of.write(subnet, path)
+    except ExportError:
+        raise
+    except Exception as error:  # libraries raise what they like
+        raise ExportError(
+            f"{path.name} must be written, but: {first_line(error)}. Nothing was exported; leave {of.name} "
+            f"out with --format."
+        ) from error
 
 
 def _clear(folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -156,14 +157,14 @@ class Tracker:
             else:
                 self._client.log_artifact(self.run_id, str(path))
 
-    def register(self, folder: Path, name: str, alias: str, tags: Mapping[str, str]) -> str:
-        """A folder with an MLflow model as a new version of the registered model `name`, which `alias` then
-        means. Returns the URI that serves it. What earlier versions are stays as it is.
+    def register(self, folder: Path, name: str, device: str, tags: Mapping[str, str]) -> str:
+        """A folder with an MLflow model as a new version of the registered model `name`, which the alias of
+        `device` then means. Returns the URI that serves it. What earlier versions are stays as it is.
 
         Raises:
             TrackingError: MLflow does not take it.
         """
-        place = f"models/{folder.parent.name}"
+        place, alias = f"models/{folder.parent.name}", _alias_of(device)
         with _explained(self.uri):
             place += f"/{len(self._client.list_artifacts(self.run_id, place)) + 1}"
             self._client.log_artifacts(self.run_id, str(folder), place)
@@ -301,3 +302,8 @@ def _quiet_migrations() -> None:
     """A fresh database is migrated step by step, which alembic reports in dozens of lines."""
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _alias_of(device: str) -> str:
+    """The alias of a device: its name, but where MLflow keeps that for versions."""
+    return f"device-{device}" if re.fullmatch(r"latest|v\d+", device, re.IGNORECASE) else device

@@ -109,6 +109,23 @@ def test_limits_are_stated() -> None:
     assert "they save bytes and no time" in text
 
 
+def test_files_of_dynamic_ranges_say_for_which_batches() -> None:
+    quantization = {"activations": "dynamic", "images": 4, "nested": False}
+    run = RUN | {"settings": {"quantization": quantization}}
+    fact = "as it was simulated for batches of 4: others they answer otherwise"
+    assert fact in " ".join(made(run=run).split())
+    for other in ({"activations": "calibrated"}, {"nested": True}):
+        run = RUN | {"settings": {"quantization": quantization | other}}
+        assert "others they answer otherwise" not in " ".join(made(run=run).split())
+    run = RUN | {"settings": {"quantization": quantization}}
+    assert "others they answer otherwise" not in " ".join(made(run=run, bits={"a.weight": Bits(8)}).split())
+
+
+def test_a_batch_is_fixed_as_it_was_measured() -> None:
+    assert 'override_by_name("batch", 1)' in made()
+    assert 'override_by_name("batch", 8)' in made(checks=[replace(CHECK, batch=8)])
+
+
 def test_files_stand_with_how_they_fared() -> None:
     text = made(checks=[CHECK])
     assert "| file | what | same answer | accuracy (subnet) |" in text

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import nn
 from nas.errors import ExportError
 from nas.export import FORMATS, Check, Subnet, export_subnet
 from nas.export.checks import Evidence, _problems, check
+from nas.export.subnet import load_subnet
 from nas.tasks import Metric
 
 ARCHITECTURE = {"type": "Net", "width": 8}
@@ -263,3 +264,25 @@ def test_whole_numbers_are_drawn_up_to_the_largest_of_the_example():
     drawn = torch.cat([b.inputs[0] for b in Evidence.random(embedding, tokens).batches])
     assert drawn.dtype == tokens.dtype
     assert set(drawn.flatten().tolist()) == set(range(8))
+
+
+@dataclass(frozen=True)
+class Net:
+    width: int
+
+
+@pytest.mark.parametrize("error", [KeyError(), ZeroDivisionError("no width"), AssertionError()])
+def test_whatever_a_builder_or_a_library_raises_is_one_line(error, tmp_path, monkeypatch):
+    folder = exported(tmp_path / "abc")
+
+    def raises(*_):
+        raise error
+
+    with pytest.raises(ExportError, match=r"cannot be loaded: .*(KeyError|no width|AssertionError)"):
+        load_subnet(folder, raises, {"Net": Net})
+    monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], write=raises))
+    with pytest.raises(
+        ExportError, match=r"model\.pt2 must be written, but: .*(KeyError|no width|AssertionError)"
+    ):
+        exported(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
