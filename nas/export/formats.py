@@ -6,7 +6,7 @@ import copy
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,11 +46,14 @@ class Subnet:
         module: its weights rounded, its ranges calibrated, in evaluation mode.
         architecture: its JSON, from which the builder makes the same module again.
         example: inputs `(B, …)`; only their shape and dtype matter.
+        build, classes: as of `load_subnet`, which is then tried on what was written; None: it is not.
     """
 
     module: nn.Module
     architecture: Mapping[str, Any]
     example: Tensor
+    build: Callable[[Any], nn.Module] | None = None
+    classes: Mapping[str, type] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

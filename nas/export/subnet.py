@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from nas.architecture import from_json
@@ -21,6 +23,9 @@ from nas.export.packed import load_packed, require_fit
 
 Cards = Callable[[Sequence[Check]], Mapping[str, str]]
 """Texts of files, by name, from how the files of weights fared."""
+
+SAME = 1e-5
+"""Largest difference to the module, relative to the largest output, of one that was written and loaded."""
 
 Timed = Callable[[Sequence[Run]], Sequence[tuple[float, float]]]
 """Latency and its spread in ms of inferences, all timed together."""
@@ -72,6 +77,8 @@ def export_subnet(
         for of in chosen:
             _write(of, subnet, draft / of.file)
             checks.append(check(of, draft / of.file, subnet.module, evidence))
+        if subnet.build and any(of.name == "safetensors" for of in chosen):
+            _require_the_same(load_subnet(draft, subnet.build, subnet.classes), subnet.module, evidence)
         if timed:
             x = evidence.batches[0].inputs[0].numpy()
             runs = [of.timed(draft / of.file, subnet.module, x, threads) for of in chosen]
@@ -111,6 +118,21 @@ def load_subnet(
             f"cannot be loaded: {first_line(error)}"
         ) from error
     return module
+
+
+def _require_the_same(loaded: nn.Module, module: nn.Module, evidence: Evidence) -> None:
+    """Raises ExportError where what `load_subnet` makes answers otherwise than `module`."""
+    module = copy.deepcopy(module).eval()
+    with torch.inference_mode():
+        for batch in evidence.batches[:1]:
+            wanted, found = module(batch.inputs[0]), loaded(batch.inputs[0])
+            apart = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
+            if not apart <= SAME:
+                raise ExportError(
+                    f"architecture.json and model.safetensors must make the same module again, but what the "
+                    f"builder makes of them differs by {apart:.2g} of the largest output. Buffers that are "
+                    f"not persistent and follow from no architecture are in no file: make them persistent."
+                )
 
 
 def _write(of: Format, subnet: Subnet, path: Path) -> None:

@@ -137,7 +137,13 @@ def export_entry(run: Run, entry: Entry, formats: Sequence[str] = DEFAULT) -> Pa
         return list(zip(found.ms.tolist(), found.spread.tolist(), strict=True))
 
     export_subnet(
-        Subnet(module, entry["architecture"], run.experiment.example(2)),
+        Subnet(
+            module,
+            entry["architecture"],
+            run.experiment.example(2),
+            run.experiment.build,
+            run.experiment.space.classes,
+        ),
         folder,
         formats=formats,
         evidence=_evidence(weights, architecture, buffers, run.experiment.task, device.batch),

@@ -286,3 +286,33 @@ def test_whatever_a_builder_or_a_library_raises_is_one_line(error, tmp_path, mon
     ):
         exported(tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+class Shifted(nn.Module):
+    """Adds numbers that no file holds."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("shift", torch.full((3,), shift), persistent=False)
+
+    def forward(self, x):
+        return self.layer(x) + self.shift
+
+
+@pytest.mark.parametrize("shift", [1.0, 2.0])
+def test_what_is_loaded_again_must_answer_as_the_subnet_does(shift, tmp_path):
+    subnet = Subnet(
+        Shifted(1.0).eval(),
+        {"type": "Net", "width": 8},
+        torch.rand(2, 4),
+        lambda _: Shifted(shift),
+        {"Net": Net},
+    )
+    options = {"formats": ["safetensors"], "cards": card}
+    if shift == 1.0:
+        export_subnet(subnet, tmp_path / "abc", **options)
+        return
+    with pytest.raises(ExportError, match="must make the same module again, but what the builder makes"):
+        export_subnet(subnet, tmp_path / "abc", **options)
+    assert not (tmp_path / "abc").exists()
