@@ -208,7 +208,9 @@ def tune(
     experiment: ExperimentName,
     settings: Set = None,
     samples: Annotated[int, typer.Option(help="Configurations.")] = 24,
-    epochs: Annotated[int, typer.Option(help="Of a training that is not ended, at one subnet a step.")] = 27,
+    epochs: Annotated[
+        int, typer.Option(help="Of a training that is not ended, by the rule whose steps take least.")
+    ] = 27,
     workers: Annotated[int, typer.Option(min=1, help="Processes of this machine.")] = 2,
     address: Address = None,
     run_dir: RunDir = Path("runs"),

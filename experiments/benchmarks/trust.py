@@ -11,7 +11,7 @@ was never trained at one granularity of the channel mixers (MatFormer's claim is
 curve of the others); one was trained four times as long, while the subnets alone were not: what is wrong with
 the first, too little training or the sharing?
 
-Writes results/cifar10_small.json and the tables in docs/training.md, and into results/cifar10_small.npz which
+Writes results/cifar10_small.json and the table in docs/training.md, and into results/cifar10_small.npz which
 images of *test* each subnet gets right, inherited and alone: from that every figure follows.
 """
 
@@ -48,6 +48,7 @@ class Found:
     Attributes:
         whole: the one that `nas assess` was about.
         withheld: `seen` says which subnets have nothing that it was not trained on.
+        longer: the one that was trained four times as long.
         ends: which images the largest and the smallest subnet get right in the first, (2, images).
         choices: widths and depths of the subnets by name, (subnets,).
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.cluster.executor import pickle_torch_namespaces_by_name
 from nas.cluster.local import connect, of_a_training
-from nas.errors import RunError
+from nas.errors import RunError, first_line
 
 
 def each(
@@ -74,7 +74,7 @@ def _on_ray(
         except RayError as error:
             raise RunError(
                 f"A process must not die {retries + 1} times over one piece of work, but did: "
-                f"{str(error).splitlines()[0]} What is done is kept; the same command goes on."
+                f"{first_line(error)} What is done is kept; the same command goes on."
             ) from error
         yield item, result
 

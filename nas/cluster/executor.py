@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from nas.cluster.local import connect
-from nas.errors import RunError
+from nas.errors import RunError, first_line
 from nas.executor import Evaluate, EvaluationError, Pending, attempt
 from nas.trial import Candidate, Evaluation
 
@@ -90,7 +90,7 @@ class _Task:
             raise EvaluationError(f"The worker process died at every try: {error}") from error
         except RayError as error:  # Ray itself is gone, and no trial is to blame
             raise RunError(
-                f"Ray must stay up during a search, but: {str(error).splitlines()[0]} What is finished is in "
+                f"Ray must stay up during a search, but: {first_line(error)} What is finished is in "
                 f"the log; --resume goes on from there."
             ) from error
         return evaluation

@@ -9,7 +9,7 @@ import socket
 import tempfile
 from collections.abc import Callable
 
-from nas.errors import RunError
+from nas.errors import RunError, first_line
 
 ANSWER_SECONDS = 5.0
 
@@ -84,7 +84,7 @@ def _join(address: str) -> Callable[[], None]:
 def _no_cluster(address: str, error: Exception) -> RunError:
     return RunError(
         f"`--address` must be that of a running Ray cluster, auto, HOST:PORT or ray://HOST:PORT: {address!r} "
-        f"does not answer ({str(error).splitlines()[0]}). Start one with `ray start --head`, or leave it out."
+        f"does not answer ({first_line(error)}). Start one with `ray start --head`, or leave it out."
     )
 
 
