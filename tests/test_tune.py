@@ -62,8 +62,10 @@ def test_a_recipe_is_read_back(tmp_path):
         recipe_settings(tmp_path, "digits")
     (tmp_path / "digits-tune").mkdir()
     found = {"settings": {"training.learning_rate": 0.01, "training.subnets": "nas.training.OneBatch"}}
+    found["set"] = {"data": "mine.npz", "training.learning_rate": "0.5"}
     (tmp_path / "digits-tune" / "recipe.json").write_text(json.dumps(found))
     assert recipe_settings(tmp_path, "digits") == {
+        "data": "mine.npz",  # or it would train on other data than the recipe was found on
         "training.learning_rate": "0.01",
         "training.subnets": "nas.training.OneBatch",
     }
@@ -102,7 +104,19 @@ def test_rules_are_compared_by_equal_time(rule, epochs, experiment, monkeypatch)
     costs["nas.training.Progressive"] = 30.0  # an epoch, all the same
     module._objective((one, 8, costs), {"training.subnets": rule}, report)
     assert trained == [(epochs, 0.0)]  # an average would lag behind in a training so short
-    assert reported == list(range(1, 9))
+    assert reported == [1, 3, 8]  # what it is between them decides nothing, and takes long
+
+
+def test_a_step_that_ends_several_times_tells_all_of_them(experiment, monkeypatch):
+    """Or Optuna's storage, which counts reports, would take a later time for an earlier one."""
+    module, reported = sys.modules["nas.phases.tune"], []
+    monkeypatch.setattr(module, "train", lambda *_, on_step, **__: on_step(1))
+    monkeypatch.setattr(module, "subnet_accuracy", lambda *_: Tally(50.0, 2500.0, 1))
+    few = replace(experiment, training=replace(experiment.training, accumulate=10_000))  # steps are epochs
+    costs = {"nas.training.Progressive": 30.0}
+    settings = {"training.subnets": "nas.training.Progressive"}
+    module._objective((few, 8, costs), settings, lambda *_, time: reported.append(time))
+    assert reported == [1, 3, 8]
 
 
 def test_core_seconds_belong_to_the_configuration(tmp_path):

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 
@@ -31,6 +32,7 @@ def connect(workers: int, address: str | None) -> Callable[[], None]:
     Returns:
         A function that ends what this call began: nothing, where Ray was ready already.
     """
+    imported, unset = "ray" in sys.modules, not LOCAL_ENVIRONMENT.keys() <= os.environ.keys()
     if address is None:
         for name, value in LOCAL_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -38,7 +40,20 @@ def connect(workers: int, address: str | None) -> Callable[[], None]:
 
     if ray.is_initialized():
         return lambda: None
+    if address is None and imported and unset:
+        _read_environment_again()
     return _start(workers) if address is None else _join(address)
+
+
+def _read_environment_again() -> None:
+    """Where the user's code imported Ray, that has read its environment before: without this, processes that
+    it starts would ask for a token that this one does not know, and listen on all networks."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, True)
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def of_a_training(device: str, at_once: int) -> dict[str, float]:
@@ -92,17 +107,26 @@ def _start(workers: int) -> Callable[[], None]:
     import ray
 
     folder = tempfile.mkdtemp(prefix="nas-ray-")
-    ray.init(
-        address="local",
-        num_cpus=workers,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="warning",
-        _temp_dir=folder,
-    )
 
     def stop() -> None:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
+    try:
+        ray.init(
+            address="local",
+            num_cpus=workers,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="warning",
+            _temp_dir=folder,
+        )
+    except BaseException as error:
+        stop()
+        if not isinstance(error, Exception):
+            raise
+        raise RunError(
+            f"Ray must start on this machine, but: {first_line(error)} A busy one may be too slow for it: "
+            f"call again (`--resume` goes on), or join a cluster that runs with `--address`."
+        ) from error
     return stop

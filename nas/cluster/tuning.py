@@ -28,14 +28,27 @@ Report = Callable[..., None]
 
 @dataclass(frozen=True)
 class Tried:
-    """A configuration, what it reached, at which time it ended (its reports are at 1, 2, 3 …), and its
-    core-seconds (0 where another call tried it: Optuna's storage does not have them)."""
+    """A configuration, what it reached, at which of the `rungs` it ended, and its core-seconds (0 where
+    another call tried it: Optuna's storage does not have them)."""
 
     number: int
     settings: Settings
     score: float
     time: int
     core_seconds: float = 0.0
+
+
+def rungs(longest: int) -> list[int]:
+    """Times at which configurations are compared: 1, 3, 9 …, and `longest`, at which they end.
+
+    Example:
+        >>> rungs(20)
+        [1, 3, 9, 20]
+    """
+    times = [1]
+    while times[-1] * REDUCTION < longest:
+        times.append(times[-1] * REDUCTION)
+    return [*times, longest] if longest > 1 else times
 
 
 def tune(
@@ -45,7 +58,7 @@ def tune(
     storage: Path,
     *,
     samples: int,
-    longest: float,
+    longest: int,
     first: Settings | None = None,
     seed: int = 0,
     workers: int = 2,
@@ -58,10 +71,10 @@ def tune(
     """Tries `samples` configurations, those in `storage` included, and returns them all, the best first.
 
     Args:
-        objective: of `shared` and a configuration; reports a score to be maximised after each epoch.
+        objective: of `shared` and a configuration; reports a score to be maximised at each of the `rungs`.
         space: Optuna's distributions by name.
         storage: an SQLite file of Optuna's, from which a later call goes on.
-        longest: time after which a configuration ends, as `objective` reports it.
+        longest: time at which a configuration ends.
         first: the configuration that is tried first.
         device: that trainings ask for, as of `Recipe`.
         on_failure: takes what stopped a configuration that gave no score, such as a loss that exploded.
@@ -79,7 +92,7 @@ def tune(
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         database = optuna.storages.RDBStorage(f"sqlite:///{storage}")
-        done = _finished(database, optuna)
+        done = _finished(database, longest, optuna)
         left = samples - len(done)
         untried = all(tried.settings != first for tried in done)  # a killed call may have left it so
         if left > 0:
@@ -127,7 +140,7 @@ def tune(
             for result in results:
                 if result.error is not None:
                     on_failure(_last_line(result.error))
-    found = sorted(_finished(database, optuna), key=lambda t: -t.score)
+    found = sorted(_finished(database, longest, optuna), key=lambda t: -t.score)
     if not found:
         raise RunError(
             f"A configuration must reach a score, but none of {samples} did. The trainings' own errors are "
@@ -214,14 +227,16 @@ def _connected(workers: int, address: str | None, by_value: Sequence[ModuleType]
 STUDY = "recipe"
 
 
-def _finished(database: Any, optuna: Any) -> list[Tried]:
+def _finished(database: Any, longest: int, optuna: Any) -> list[Tried]:
     """What the storage holds; trials that a dead process left running count for nothing."""
     if STUDY not in optuna.get_all_study_names(database):
         return []
     study = optuna.load_study(study_name=STUDY, storage=database)
-    complete = optuna.trial.TrialState.COMPLETE
+    complete, times = optuna.trial.TrialState.COMPLETE, rungs(longest)
     return [
-        Tried(t.number, dict(t.params), float(t.value), len(t.intermediate_values) + 1)  # the last is `value`
+        Tried(
+            t.number, dict(t.params), float(t.value), times[len(t.intermediate_values)]
+        )  # the last is `value`
         for t in study.get_trials(states=(complete,))
     ]
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from nas.devices.shapes import answer
-from nas.quantize import INTEGER, kernel_of, stored_bits
+from nas.quantize import INTEGER, kernel_of, weight_bits
 
 Floats = npt.NDArray[np.float64]
 
@@ -184,7 +184,7 @@ class _Counting(TorchDispatchMode):
         self.total[f"{self._kernel}_products"] += 1
         rows = x.numel() / layer.in_features
         self.total[f"{self._kernel}_products_mmacs"] += rows * layer.weight.numel() / 1e6
-        self.total["weight_kelements"] += layer.weight.numel() * stored_bits(layer)["weight"] / 32e3
+        self.total["weight_kelements"] += layer.weight.numel() * weight_bits(layer)["weight"] / 32e3
         if self._kernel == INTEGER:
             self.total["integer_inputs_kelements"] += x.numel() / 1e3
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nas.errors import ExportError, first_line
 from nas.export.formats import Answer, Format
 from nas.layers.quantizers import DynamicRange, QuantizedLinear
-from nas.quantize import INTEGER, Stored, in_floats, kernel_of, payload_bytes, stored
+from nas.quantize import INTEGER, Rounding, in_floats, kernel_of, payload_bytes, roundings
 from nas.tasks import Batch, Metric, Tally, Task
 
 AGREEMENT = 99.0
@@ -263,8 +263,8 @@ def _frozen(path: Path, count: int, problem: str) -> str:
 
 def predicted_bytes(module: nn.Module, bits: int | None = None) -> int:
     """Of all weights at their bits, scales included; or of all at `bits`."""
-    known = {} if bits else stored(module)
-    plain = Stored(bits or 32)
+    known = {} if bits else roundings(module)
+    plain = Rounding(bits or 32)
     return sum(
         payload_bytes(tuple(p.shape), how.bits, nested=how.nested)
         for name, p in module.named_parameters()

@@ -12,11 +12,11 @@ from nas.quantize import (
     BLOCKS,
     GROUP,
     INTEGER_BLOCKS,
-    Stored,
+    Rounding,
     kernel_of,
     payload_bytes,
-    stored,
-    stored_bits,
+    roundings,
+    weight_bits,
     with_replaced,
 )
 
@@ -35,11 +35,11 @@ def deployable(module: nn.Module, *, portable: bool = False) -> nn.Module:
     Raises:
         ExportError: a layer whose range is not calibrated, or for which there is no kernel.
     """
-    if not stored(module):
+    if not roundings(module):
         return module
     module = copy.deepcopy(module).eval()
     kernels: dict[int, nn.Module] = {}
-    for name, how in stored(module).items():
+    for name, how in roundings(module).items():
         prefix, _, last = name.rpartition(".")
         layer = module.get_submodule(prefix)
         kernel = kernel_of(layer)
@@ -54,7 +54,7 @@ def deployable(module: nn.Module, *, portable: bool = False) -> nn.Module:
 def padding_bytes(module: nn.Module) -> int:
     """Bytes that block-quantized products need beyond the weights, where blocks do not divide inputs."""
     return sum(
-        layer.out_features * (-layer.in_features % GROUP) * stored_bits(layer)["weight"] // 8
+        layer.out_features * (-layer.in_features % GROUP) * weight_bits(layer)["weight"] // 8
         for layer in module.modules()
         if isinstance(layer, nn.Linear) and kernel_of(layer) == INTEGER_BLOCKS
     )
@@ -63,8 +63,8 @@ def padding_bytes(module: nn.Module) -> int:
 def repeated_bytes(module: nn.Module, bits: int | None = None) -> int:
     """Bytes of tied weights beyond once, at their bits or all at `bits`: in a file each layer may have
     kernels, or weights, of its own."""
-    known, once = {} if bits else stored(module), dict(module.named_parameters()).keys()
-    plain = Stored(bits or 32)
+    known, once = {} if bits else roundings(module), dict(module.named_parameters()).keys()
+    plain = Rounding(bits or 32)
     return sum(
         payload_bytes(tuple(p.shape), how.bits, nested=how.nested)
         for name, p in module.named_parameters(remove_duplicate=False)

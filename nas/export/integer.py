@@ -25,12 +25,12 @@ from nas.layers.quantizers import (
     range_of,
     scale_and_zero,
 )
-from nas.quantize import GROUP, Integers, Stored
+from nas.quantize import GROUP, Integers, Rounding
 
 FLOAT, WHOLE = 1, 4  # how MatMulNBits computes: its `accuracy_level`
 
 
-def integer_layer(name: str, layer: nn.Linear, how: Stored, *, portable: bool = False) -> nn.Module:
+def integer_layer(name: str, layer: nn.Linear, how: Rounding, *, portable: bool = False) -> nn.Module:
     """A linear layer whose weights are kept so, as a kernel computes it: one of those below.
 
     Args:
@@ -165,7 +165,7 @@ class PlainBlockLinear(nn.Module):
         how: its weights are kept.
     """
 
-    def __init__(self, layer: nn.Linear, how: Stored) -> None:
+    def __init__(self, layer: nn.Linear, how: Rounding) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         store(self, "weight", how, "weight")

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from nas.layers.choice import Bits
 from nas.layers.quantizers import CalibratedRange, DynamicRange, QuantizedLinear
-from nas.quantize import CALIBRATED, DYNAMIC, Integers, Quantization, Stored, at_bits, note_scales, stored
+from nas.quantize import (
+    CALIBRATED,
+    DYNAMIC,
+    Integers,
+    Quantization,
+    Rounding,
+    at_bits,
+    note_scales,
+    roundings,
+)
 
 KEY = "nas"
 SCALES = ".scales"
@@ -30,7 +39,7 @@ def save_packed(module: nn.Module, path: Path) -> None:
     if header is None:
         save_model(module, str(path))
     else:
-        kept, tensors = stored(module), dict[str, Tensor]()
+        kept, tensors = roundings(module), dict[str, Tensor]()
         for name, value in _values(module).items():
             tensors |= _packed(name, value.detach().cpu(), kept.get(name))
         save_file(tensors, path, {KEY: header})
@@ -51,7 +60,7 @@ def load_packed(module: nn.Module, path: Path) -> nn.Module:
         load_model(module, str(path))
         return _require_sane(module)
     module = with_header(module, header)
-    kept, values = stored(module), _values(module)
+    kept, values = roundings(module), _values(module)
     scaled = [name for name, how in kept.items() if how.bits < 16 and name in values]
     wanted = {*values, *(f"{name}{SCALES}" for name in scaled)}
     if different := sorted(wanted ^ tensors.keys()):
@@ -106,7 +115,7 @@ def _values(module: nn.Module) -> dict[str, Tensor]:
 def header_of(module: nn.Module) -> str | None:
     """What a file says of the bits of `module`, for `with_header`; None: 32 everywhere."""
     first = {id(p): name for name, p in module.named_parameters()}  # a tied weight stands there once
-    kept = {name: how for name, how in stored(module).items() if name in first.values()}
+    kept = {name: how for name, how in roundings(module).items() if name in first.values()}
     if not kept:
         return None
     layers = [m for m in module.modules() if isinstance(m, QuantizedLinear)]
@@ -151,7 +160,7 @@ def _read(header: str) -> tuple[dict[str, Bits], Quantization]:
         raise ValueError(f"its header must be as `nas export` writes it ({error!r})") from error
 
 
-def _packed(name: str, value: Tensor, how: Stored | None) -> dict[str, Tensor]:
+def _packed(name: str, value: Tensor, how: Rounding | None) -> dict[str, Tensor]:
     if how is None:
         return {name: value.contiguous()}
     if how.bits == 16:
@@ -160,7 +169,7 @@ def _packed(name: str, value: Tensor, how: Stored | None) -> dict[str, Tensor]:
     return {name: integers.packed(), f"{name}{SCALES}": integers.scales.contiguous()}
 
 
-def _unpacked(name: str, tensors: Mapping[str, Tensor], own: Tensor, how: Stored | None) -> Tensor:
+def _unpacked(name: str, tensors: Mapping[str, Tensor], own: Tensor, how: Rounding | None) -> Tensor:
     """What the module's `own` tensor gets."""
     value, shape = tensors[name], tuple(own.shape)
     if how is None or how.bits == 16:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from nas.quantize import GROUP, Integers, Stored
+from nas.quantize import GROUP, Integers, Rounding
 
 _FLOAT = 1  # of ONNX
 
 
-def store(module: nn.Module, name: str, how: Stored, path: str) -> None:
+def store(module: nn.Module, name: str, how: Rounding, path: str) -> None:
     """Makes the parameter `name` of `module`, which `path` is called, one that exports write in few bits."""
     weight: Tensor = getattr(module, name).detach()
     kept = _Half(weight) if how.bits == 16 else _Packed(how.integers(path, weight))

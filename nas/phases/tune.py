@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from rich.table import Table
 
 from nas.cluster import each
-from nas.cluster.tuning import Report, Settings, Tried, tune
+from nas.cluster.tuning import Report, Settings, Tried, rungs, tune
 from nas.console import bar, console
 from nas.errors import RunError
 from nas.evaluation import subnet_accuracy
@@ -181,15 +181,19 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
         }
         for t in sorted(found, key=lambda t: t.number)
     ]
-    results = {"settings": best.settings, "score": best.score, "default": first, "trials": trials}
-    results |= {"failed": len(failures), "costs": costs}  # failures of this call
+    given = {k: v for k, v in run.source.settings.items() if k != "tracking"}  # may hold a password
+    results = {"settings": best.settings, "set": given, "score": best.score, "default": first}
+    results |= {"trials": trials, "failed": len(failures), "costs": costs}  # failures of this call
     path = folder / RECIPE
     write_atomically(path, json.dumps(results, indent=1) + "\n")
     run.tracker.artifact(path)
     _print(found[:5], metric, sign, tuning.epochs)
-    where = "" if folder.parent == Path("runs").resolve() else f" --run-dir {shlex.quote(str(folder.parent))}"
-    command = f"nas run {shlex.quote(run.source.path or run.source.name)} --recipe{where}"
-    console.print(f"Best recipe: {path}. Use it with: {command}")
+    command = ["nas", "run", run.source.path or run.source.name, "--recipe"]
+    for setting, value in given.items():
+        command += ["--set", f"{setting}={value}"]
+    if folder.parent.resolve() != Path("runs").resolve():
+        command += ["--run-dir", str(folder.parent)]
+    console.print(f"Best recipe: {path}. Use it with: {shlex.join(command)}")
     return results
 
 
@@ -227,7 +231,7 @@ def _require_same(experiment: Experiment, tuning: Tuning, folder: Path) -> None:
     settings = settings_of(experiment)
     training = {name: value for name, value in settings["training"].items() if name not in (*ASIDE, "ema")}
     data = {name: value for name, value in settings["task"].items() if name in TRAINS_WITH}
-    about = {"epochs": tuning.epochs, "data": data, "training": training, "compared": "by time"}
+    about = {"epochs": tuning.epochs, "data": data, "training": training, "compared": "by time, at rungs"}
     about |= {name: settings[name] for name in ("space", "quantization", "seed")}
     now = json.loads(json.dumps(about))
     if (folder / STORAGE).exists() and path.exists():
@@ -242,7 +246,7 @@ def _require_same(experiment: Experiment, tuning: Tuning, folder: Path) -> None:
 
 
 def recipe_settings(run_dir: Path, name: str) -> dict[str, str]:
-    """The settings that `nas tune` found best for an experiment of that name.
+    """The settings that `nas tune` found best for an experiment of that name, and those that it was given.
 
     Raises:
         RunError: it was not tuned.
@@ -254,8 +258,8 @@ def recipe_settings(run_dir: Path, name: str) -> dict[str, str]:
             f"`--recipe` must find what `nas tune {name}` wrote, but there is no {path}. Tune it, or leave "
             f"it out."
         )
-    settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-    return {key: str(value) for key, value in settings.items()}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {key: str(value) for key, value in (found["set"] | found["settings"]).items()}
 
 
 def _costs(run: Run, rules: Sequence[str]) -> dict[str, float]:
@@ -284,7 +288,7 @@ def _seconds_of(experiment: Experiment, rules: Sequence[str]) -> list[float]:
 def _objective(
     shared: tuple[Experiment, int, Mapping[str, float]], settings: Settings, report: Report
 ) -> None:
-    """A training as long as so many epochs of the cheapest rule, judged as often: equal time for all."""
+    """A training as long as so many epochs of the cheapest rule, judged after equal times."""
     experiment, times, costs = shared
     experiment = with_settings(experiment, settings)
     space, rng = experiment.training.trained(experiment.space), np.random.default_rng(0)
@@ -299,15 +303,18 @@ def _objective(
         ema=0.0,
     )
     in_epoch = math.ceil(experiment.task.batch_count("train") / recipe.accumulate)
-    ends = {math.ceil(t * in_epoch * recipe.epochs / times): t for t in range(1, times + 1)}
+    due = dict[int, list[int]]()  # a step may be the last of several times, where an epoch has few
+    for t in rungs(times):
+        due.setdefault(math.ceil(t * in_epoch * recipe.epochs / times), []).append(t)
     start = core_seconds()
 
     def judge(step: int) -> None:
-        if step in ends:
+        if step in due:
             found = [subnet_accuracy(supernet, a, experiment.task, "search").mean for a in panel]
             sign = 1 if experiment.task.metric.direction == "maximize" else -1
             spent = core_seconds() - start
-            report(math.ceil(step / in_epoch), sign * float(np.mean(found)), spent, time=ends[step])
+            for t in due[step]:
+                report(math.ceil(step / in_epoch), sign * float(np.mean(found)), spent, time=t)
 
     with tempfile.TemporaryDirectory() as folder:
         train(supernet, experiment.task, recipe, Path(folder), seed=experiment.seed, on_step=judge)

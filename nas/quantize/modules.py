@@ -74,7 +74,7 @@ def at_bits(
             if (of := found[id(parameter)][1]).weight < 32:
                 low[name] = of
         if low:
-            _note(inner, {name: Stored(of.weight, quantization.nested) for name, of in low.items()})
+            _note(inner, {name: Rounding(of.weight, quantization.nested) for name, of in low.items()})
             if type(inner) is nn.Linear and "weight" in low and low["weight"].activation < 32:
                 layers[id(inner)] = low["weight"]
     by_name = dict(found.values())
@@ -125,12 +125,12 @@ def weight_of_step(name: str) -> str | None:
     return _STEP.sub("", name) if _STEP.search(name) else None
 
 
-# --- how weights are kept -------------------------------------------------------------------------
+# --- how weights are rounded ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
-    """How a weight is kept.
+class Rounding:
+    """How a weight is rounded.
 
     Attributes:
         bits: fewer than 32.
@@ -159,20 +159,20 @@ class Stored:
         return integers
 
 
-_NOTE = "_stored"
+_NOTE = "_roundings"
 
 
-def _note(module: nn.Module, of: Mapping[str, Stored]) -> None:
+def _note(module: nn.Module, of: Mapping[str, Rounding]) -> None:
     setattr(module, _NOTE, dict(of))
 
 
-def _noted(module: nn.Module) -> dict[str, Stored]:
-    found: dict[str, Stored] = getattr(module, _NOTE, {})
+def _noted(module: nn.Module) -> dict[str, Rounding]:
+    found: dict[str, Rounding] = getattr(module, _NOTE, {})
     return found
 
 
-def stored(module: nn.Module) -> dict[str, Stored]:
-    """How the weights of `module` are kept, by name, of those that `at_bits` found to have fewer than 32."""
+def roundings(module: nn.Module) -> dict[str, Rounding]:
+    """How the weights that `at_bits` found to have fewer than 32 bits are rounded, by name."""
     return {
         f"{prefix}.{name}" if prefix else name: of
         for prefix, inner in module.named_modules()
@@ -180,16 +180,16 @@ def stored(module: nn.Module) -> dict[str, Stored]:
     }
 
 
-def stored_bits(module: nn.Module) -> dict[str, int]:
-    """Their bits."""
-    return {name: of.bits for name, of in stored(module).items()}
+def weight_bits(module: nn.Module) -> dict[str, int]:
+    """Bits of these weights, by name."""
+    return {name: of.bits for name, of in roundings(module).items()}
 
 
 def bits_in(module: nn.Module) -> dict[str, Bits]:
     """Bits of all parameters of `module`, and of the inputs that a layer really rounds, by name."""
     first = {id(p): name for name, p in module.named_parameters()}
     whole = {first[id(m.weight)] for m in module.modules() if isinstance(m, QuantizedLinear)}
-    few = stored_bits(module)
+    few = weight_bits(module)
     return {name: Bits(few.get(name, 32), 8 if name in whole else 32) for name in first.values()}
 
 

@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from nas.cluster.local import connect, of_a_training
-from nas.cluster.tuning import several, tune
+from nas.cluster.tuning import REDUCTION, rungs, several, tune
 from nas.errors import RunError
 
 HERE = [sys.modules[__name__]]
@@ -25,7 +25,7 @@ def ray():
 
 
 def objective(best, settings, report):
-    for epoch in range(1, 10):
+    for epoch in rungs(9):
         report(epoch, epoch - 10 * abs(settings["a.rate"] - best) + (settings["a.kind"] == "y"))
 
 
@@ -50,7 +50,8 @@ def test_the_best_of_all_that_was_tried(tmp_path):
     (first,) = (t for t in found if t.number == 0)
     assert first.settings == FIRST
     assert found[0].time == 9
-    assert min(t.time for t in found) < 9  # ended early
+    assert min(t.time for t in found) in (1, 3)  # ended early
+    assert {(t.number, t.time) for t in told} == {(t.number, t.time) for t in found}  # as Ray Tune had it
     more = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=8, on_trial=told.append, **options)
     assert len(more) == 8
     assert len(told) == 8
@@ -58,6 +59,16 @@ def test_the_best_of_all_that_was_tried(tmp_path):
     done = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=8, on_trial=told.append, **options)
     assert done == more
     assert len(told) == 8
+
+
+def test_they_are_compared_where_asha_does():
+    """Else it would look at scores of other times."""
+    from ray.tune.schedulers import ASHAScheduler  # only now: Ray reads the environment on import
+
+    for longest in (1, 2, 3, 4, 9, 20, 27, 100):
+        scheduler = ASHAScheduler(max_t=longest, grace_period=1, reduction_factor=REDUCTION)
+        milestones = {milestone for milestone, _ in scheduler._brackets[0]._rungs}
+        assert milestones | {longest} == set(rungs(longest))
 
 
 def test_the_first_is_tried_though_a_call_before_was_killed_in_it(tmp_path):

@@ -9,10 +9,11 @@ from spine.conftest import least
 
 def test_a_recipe_is_tuned_and_used(nas, tmp_path):
     folder = ("--run-dir", tmp_path)
-    tuning = ("tune", "digits", *folder, "--epochs", 1, "--workers", 1)
+    given = ("--set", "task.batch_size=96", "--set", "seed=3")
+    tuning = ("tune", "digits", *folder, "--epochs", 1, "--workers", 1, *given)
     done = nas(*tuning, "--samples", 1)
     found = json.loads((tmp_path / "digits-tune" / "recipe.json").read_text())
-    assert f"Use it with: nas run digits --recipe --run-dir {tmp_path}" in done.stdout
+    assert f"nas run digits --recipe {' '.join(given)} --run-dir {tmp_path}" in done.stdout
     assert found["trials"][0]["settings"] == found["default"] == found["settings"]
     assert found["trials"][0]["core_seconds"] > 0
     nas(*tuning, "--samples", 2)
@@ -23,4 +24,6 @@ def test_a_recipe_is_tuned_and_used(nas, tmp_path):
     nas("train", "digits", "--recipe", *folder, *least())
     stored = json.loads((tmp_path / "digits" / "experiment.json").read_text())
     assert stored["settings"]["training"]["weight_decay"] == 0.0123
+    assert stored["settings"]["task"]["batch_size"] == 96  # it was tuned for that
+    assert stored["settings"]["seed"] == 7  # of `least`: what is given counts more
     nas("train", "digits", "--resume", *folder)  # it is remembered
