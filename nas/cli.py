@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from pathlib import Path
@@ -386,6 +387,11 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments)
     except NasError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"error: {error}. Make room, and go on: what was done until then is kept.", file=sys.stderr)
         sys.exit(2)
 
 

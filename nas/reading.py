@@ -49,6 +49,12 @@ class RunView:
         return tuple(_guess(name) for name in names)
 
     @property
+    def training_core_seconds(self) -> float | None:
+        """What the supernet's training took; None where its history does not tell."""
+        found = [record["core_seconds"] for record in self.history if "core_seconds" in record]
+        return sum(found) if found and len(found) == len(self.history) else None
+
+    @property
     def searches(self) -> tuple[str, ...]:
         """Names of the searches, in order of their first trial."""
         return tuple(dict.fromkeys(t["search"] for t in self.trials))

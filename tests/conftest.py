@@ -238,6 +238,7 @@ def _history() -> list[dict[str, float]]:
     return [
         {
             "step": step,
+            "core_seconds": 2.5,
             "loss": 2.3 * math.exp(-step / 500) + 0.12,
             "first_metric": 98 - 80 * math.exp(-step / 300),
             "second_metric": 93 - 78 * math.exp(-step / 420),

@@ -35,6 +35,7 @@ def test_reads_every_file(finished_run: Path) -> None:
         "size_bytes",
     ]
     assert view.history[-1]["step"] == 2950
+    assert view.training_core_seconds == 150
 
 
 def test_takes_what_there_is(tmp_path: Path) -> None:
@@ -43,6 +44,15 @@ def test_takes_what_there_is(tmp_path: Path) -> None:
     assert view.objectives == ()
     assert view.device_names == ()
     assert roles(view.objectives, "pi4") is None
+    assert view.training_core_seconds is None
+
+
+def test_compute_of_a_training_that_did_not_tell_it_all(run_dir: Path) -> None:
+    history = run_dir / "supernet" / "history.jsonl"
+    first, *rest = map(json.loads, history.read_text().splitlines())
+    del first["core_seconds"]  # of a version before this one
+    history.write_text("".join(json.dumps(record) + "\n" for record in (first, *rest)))
+    assert read_run(run_dir).training_core_seconds is None
 
 
 def test_objectives_of_devices_that_were_not_used_yet_stay_out(run_dir: Path) -> None:

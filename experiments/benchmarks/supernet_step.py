@@ -107,7 +107,7 @@ def of_supernet(data: Data) -> Step:
     """As `nas.training` makes it; loss and metric are those of any task of ten classes."""
     recipe = Recipe(subnets=data.rule, device="cpu", explosion=math.inf)
     feed = Feed(digits(), recipe, 0, Alone(), torch.device("cpu"))
-    update = Update(data.supernet, feed.task, recipe, feed, Guard(recipe, Path()), steps=1 << 20)
+    update = Update(data.supernet, feed.task, recipe, feed, Guard(recipe), steps=1 << 20)
 
     def run(step: int) -> None:
         update([Batch((data.images,), data.labels)], step)

@@ -341,3 +341,7 @@ def _print(run: Run, known: dict[tuple[str, str], dict[str, Any]], ids: Sequence
             )
         table.add_row(name, *cells)
     console.print(table)
+    if (seconds := view.training_core_seconds) is not None:
+        console.print(
+            f"{INHERITED}: the supernet's training took {seconds:,.0f} core-seconds, for all subnets."
+        )

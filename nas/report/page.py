@@ -132,7 +132,7 @@ def _finalists(view: RunView, device: str) -> str:
         return _nothing("No finalist has been verified yet: `nas verify` measures them.")
     note = (
         "Grey rows fell behind the front when measured. The front was chosen on the split select; "
-        "the split test was used once for each finalist, and for nothing but this column."
+        "the split test was looked at to report, once for each set of weights, and decided nothing."
     )
     return (
         f'<div class="card"><h3>Finalists</h3>{finalists_table(view, entries, shown.quality)}'
@@ -150,6 +150,11 @@ def _trained(view: RunView, device: str) -> str:
         "On the split select. Of inherited and fine-tuned weights those are handed out that are better on "
         "the split search; the table of finalists shows them."
     )
+    if (seconds := view.training_core_seconds) is not None:
+        note += (
+            f" What is inherited took the supernet's training, {seconds:,.0f} core-seconds, once for all "
+            f"subnets; a subnet that is trained on takes its own on top."
+        )
     return f'<div class="card"><h3>Trained on</h3>{found}<p class="muted">{note}</p></div>'
 
 

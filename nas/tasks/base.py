@@ -74,7 +74,7 @@ class Tally:
 
 class Task(Protocol):
     """Data, loss and metrics. The searcher sees *search*, finalists are compared on *select*, and
-    *test* is looked at once per finalist, for the report."""
+    *test* is looked at to report, once for each set of weights, and decides nothing."""
 
     @property
     def metric(self) -> Metric:

@@ -28,7 +28,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     unfinished = path.with_name(f"{path.name}{UNFINISHED}")
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     told = dict(metadata) | {CHECKSUM: _checksum(plain, metadata)}
-    save_file(plain, unfinished, {ENTRY: json.dumps(told, sort_keys=True)})
+    try:
+        save_file(plain, unfinished, {ENTRY: json.dumps(told, sort_keys=True)})
+    except SafetensorError as error:
+        unfinished.unlink(missing_ok=True)
+        raise RunError(f"{path} must be written, but {error}. Make room for it, and go on.") from error
     unfinished.chmod(0o644)  # the library writes for its owner alone
     with open(unfinished, "rb") as file:
         os.fsync(file.fileno())
@@ -88,15 +92,11 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """From the oldest to the newest."""
-        return sorted(self.folder.glob("step-*.safetensors"))
+        return sorted(path for path in self.folder.glob("step-*.safetensors") if path.is_file())
 
     def path(self, step: int) -> Path:
         """Of the state after `step` steps."""
         return self.folder / f"step-{step:09d}.safetensors"
-
-    def before(self, path: Path) -> Path | None:
-        """The one before that of `path`."""
-        return max((p for p in self.paths() if p < path), default=None)
 
     def tidy(self) -> None:
         """Removes what a process that was killed had begun to write."""
@@ -119,15 +119,16 @@ class Checkpoints:
         Raises:
             RunError: there are files, of which none is whole.
         """
+        remedy = f"No other in {self.folder} is whole. Remove that folder to start this training again."
         problem: RunError | None = None
         for path in reversed(self.paths()):
             try:
-                tensors, metadata = load_tensors(path)
+                tensors, metadata = load_tensors(path, remedy)
                 return path, tensors, json.loads(metadata["state"])
             except RunError as error:
                 problem = problem or error
             except (KeyError, ValueError) as error:
-                problem = problem or RunError(f"{path} must be a checkpoint, but has no state. {AGAIN}")
+                problem = problem or RunError(f"{path} must be a checkpoint, but has no state. {remedy}")
                 problem.__cause__ = error
         if problem is not None:
             raise problem

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,23 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nas.architecture import to_json
 from nas.errors import RunError
 from nas.files import write_atomically
 from nas.supernet import Supernet
 from nas.tasks import Batch, Tally, Task
 from nas.threads import cpu_threads
-from nas.training.checkpoint import Checkpoints, save_tensors
+from nas.training.checkpoint import Checkpoints, load_tensors, save_tensors
 from nas.training.feed import Feed
 from nas.training.group import Alone, Group
-from nas.training.guard import Guard
+from nas.training.guard import Diverged, Guard
 from nas.training.heap import frozen_heap
+from nas.training.prefetch import core_seconds
 from nas.training.recipe import Recipe
 from nas.training.update import Update
+
+DIVERGED = "diverged.json"
+RUINED = ".ruined"
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Epoch:
         second_metric: of the second, such as the smallest of a sandwich; None where a step has one.
         seconds: that it took, those that it waited for batches among them.
         waiting: share of the time in which training waited for batches.
+        core_seconds: processor time, of all processes, since the last epoch ended.
     """
 
     epoch: int
@@ -48,6 +54,7 @@ class Epoch:
     learning_rate: float
     seconds: float
     waiting: float = 0.0
+    core_seconds: float = 0.0
 
 
 def train(
@@ -99,6 +106,7 @@ class _Sums:
     steps: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    core_seconds: float = 0.0
     tallies: list[Tally] = field(default_factory=lambda: [Tally(), Tally()])
 
     @classmethod
@@ -124,10 +132,12 @@ class _Training:
         self.steps_per_epoch = math.ceil(batches / recipe.accumulate)
         self.steps = self.steps_per_epoch * recipe.epochs
         self.feed = Feed(task, recipe, seed, group, recipe.torch_device())
-        self.guard = Guard(recipe, folder)
+        self.guard = Guard(recipe)
         self.update = Update(supernet, task, recipe, self.feed, self.guard, self.steps)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.keep)
         self.sums = _Sums()
+        self.untried: Path | None = None  # a checkpoint of the weights of now
+        self.spent = core_seconds()
         self.step = self._restore()  # that comes next
 
     def epochs(self, on_step: Callable[[int], None]) -> Iterator[Epoch]:
@@ -163,7 +173,15 @@ class _Training:
         rate = self.recipe.rate((self.step - 1) / self.steps)
         waiting = sums.waited / sums.seconds if sums.seconds else 0.0
         record = Epoch(
-            epoch, self.step, sums.loss / sums.steps, first.mean, second, rate, sums.seconds, waiting
+            epoch=epoch,
+            step=self.step,
+            loss=sums.loss / sums.steps,
+            first_metric=first.mean,
+            second_metric=second,
+            learning_rate=rate,
+            seconds=sums.seconds,
+            waiting=waiting,
+            core_seconds=sums.core_seconds,
         )
         if self.group.rank == 0:
             with open(self.folder / "history.jsonl", "a") as history:
@@ -172,23 +190,29 @@ class _Training:
 
     def _timed_step(self, batches: list[Batch]) -> None:
         start = time.perf_counter()
-        loss, tallies = self.update(batches, self.step)
+        try:
+            loss, tallies = self.update(batches, self.step)
+        except Diverged as error:
+            raise self._diverged(error, batches) from None
+        self.untried = None
         self.sums.loss += loss
         self.sums.steps += 1
         self.sums.tallies = [a + b for a, b in zip(self.sums.tallies, tallies, strict=True)]
         self.step += 1
         self.sums.seconds += time.perf_counter() - start + self.feed.waited
         self.sums.waited, self.feed.waited = self.sums.waited + self.feed.waited, 0.0
+        before, self.spent = self.spent, core_seconds()
+        self.sums.core_seconds += self.group.size * (self.spent - before)
 
     # --- checkpoints ------------------------------------------------------------------------------
 
     def _save(self) -> None:
         if self.group.rank:  # the first writes it
-            self.guard.saved(self.checkpoints.path(self.step))
+            self.untried = self.checkpoints.path(self.step)
             return
         told = {"begin": self.guard.begin, "nothing": self.guard.nothing, "sums": self.sums.data()}
         data = self._counted_by() | {"step": self.step} | told
-        self.guard.saved(self.checkpoints.save(self.step, self.update.tensors(), data))
+        self.untried = self.checkpoints.save(self.step, self.update.tensors(), data)
 
     def _restore(self) -> int:
         """Loads the newest whole checkpoint, if there is one; returns the steps that it has behind it."""
@@ -202,7 +226,7 @@ class _Training:
             return 0
         path, tensors, data = found
         self._require_counted_alike(path, data)
-        self.guard.resumed(path, self.checkpoints.before(path))
+        self.untried = path
         self.update.restore(tensors, path)
         self.guard.begin, self.guard.nothing = data["begin"], data.get("nothing")
         self.sums = _Sums.of(data["sums"])
@@ -210,6 +234,33 @@ class _Training:
         if self.group.rank == 0:
             self._trim_history(step // self.steps_per_epoch)
         return step
+
+    def _diverged(self, error: Diverged, batches: list[Batch]) -> RunError:
+        """What to do about it. A checkpoint is a good one if what failed is sane with its weights; those that
+        are newer are put aside, so that the training goes on from that one."""
+        where, aside, good = self.folder / DIVERGED, list[Path](), None
+        where.write_text(json.dumps(to_json(error.architecture), indent=1) + "\n")
+        for path in reversed(self.checkpoints.paths()):
+            if path != self.untried:
+                with suppress(RunError):  # a damaged one
+                    tensors, _ = load_tensors(path)
+                    if self.update.sane_with(tensors, path, error.architecture, batches, self.step):
+                        good = path
+                        break
+            aside.append(path)
+        law = f"{str(error).removesuffix('.')} ({where})"
+        lower = f"Lower training.learning_rate, which is {self.recipe.learning_rate:g}."
+        if good is None:
+            again = f", or remove {self.checkpoints.folder} to start again" if aside else ""
+            return RunError(
+                f"{law}. There is no good checkpoint. {lower[:-1]}{again}, or look at what is in the batch."
+            )
+        for path in aside:
+            with suppress(FileNotFoundError):  # another process may have put it aside
+                path.rename(f"{path}{RUINED}")
+        names = ", ".join(f"{path.name}{RUINED}" for path in aside)
+        put = f", and what led here is put aside as {names}" if aside else ""
+        return RunError(f"{law}. The last good checkpoint is {good}{put}. {lower}")
 
     def _counted_by(self) -> dict[str, int]:
         """What gives a number of steps its meaning; goes into checkpoints."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -33,8 +31,8 @@ def seconds_of_steps(supernet: Supernet, task: Task, recipes: Sequence[Recipe], 
 
     Weights stay as they are.
     """
-    with tempfile.TemporaryDirectory() as folder, cpu_threads(1), frozen_heap():
-        runs = [_Run(supernet, task, recipe, seed, Path(folder)) for recipe in recipes]
+    with cpu_threads(1), frozen_heap():
+        runs = [_Run(supernet, task, recipe, seed) for recipe in recipes]
         for run in runs:
             run.step(0)  # makes moments, and whatever is made once
         seconds = [[run.step(step) for run in runs] for step in range(STEPS)]
@@ -45,12 +43,12 @@ def seconds_of_steps(supernet: Supernet, task: Task, recipes: Sequence[Recipe], 
 class _Run:
     """Steps of a training that learns nothing."""
 
-    def __init__(self, supernet: Supernet, task: Task, recipe: Recipe, seed: int, folder: Path) -> None:
+    def __init__(self, supernet: Supernet, task: Task, recipe: Recipe, seed: int) -> None:
         recipe = replace(recipe, learning_rate=NO_RATE, explosion=math.inf)
         feed = Feed(task, recipe, seed, Alone(), recipe.torch_device())
         with closing(feed), closing(feed.groups(0, 0)) as groups:
             self.batches = next(groups)
-        self.update = Update(supernet, task, recipe, feed, Guard(recipe, folder), STEPS)
+        self.update = Update(supernet, task, recipe, feed, Guard(recipe), STEPS)
         self.clock = time.process_time if feed.device.type == "cpu" else time.perf_counter
 
     def step(self, number: int) -> float:

@@ -191,7 +191,8 @@ class CostBalanced(Subnets):
     likely as any other. Plain draws of many choices crowd around a middle cost.
 
     Attributes:
-        cost: of a space, the function that gives its costs, such as `search_spaces.costs.Mmacs(32)`.
+        cost: of a space, the function that gives its costs, such as `search_spaces.costs.Mmacs(32)`, for
+            spaces of `search_spaces.hierarchical`.
         count: subnets per step.
     """
 
@@ -276,6 +277,9 @@ class Progressive(Subnets):
 # --- costs ----------------------------------------------------------------------------------------
 
 
+COST = "`cost` of the rule must give, of a space, a function from genes (n, genes) to their costs (n,)"
+
+
 class _Bins:
     """Architectures by cost: members of each bin, from which walks begin."""
 
@@ -312,7 +316,11 @@ class _Bins:
             return members
 
     def _of(self, genes: np.ndarray) -> np.ndarray:
-        return np.asarray(self.cost(genes), dtype=float).reshape(len(genes))
+        with errors_of_users(lambda: f"{COST}, but"):
+            found = np.asarray(self.cost(genes), dtype=float).reshape(len(genes))
+        if not np.isfinite(found).all():
+            raise RunError(f"{COST}, which are finite: got {found[~np.isfinite(found)][0]}.")
+        return found
 
     def _where(self, costs: np.ndarray) -> np.ndarray:
         return np.clip(np.searchsorted(self.edges, costs, side="right") - 1, 0, len(self.edges) - 2)
@@ -320,7 +328,9 @@ class _Bins:
 
 @lru_cache(maxsize=8)
 def _bins(cost: Callable[[Space], Costs], space: Space, count: int) -> _Bins:
-    return _Bins(space, cost(space), count)
+    with errors_of_users(lambda: f"{COST}, but"):
+        costs = cost(space)
+    return _Bins(space, costs, count)
 
 
 def _wander(seed: int, step: int, bins: int) -> int:

@@ -22,7 +22,7 @@ from nas.training.distillation import Features, axis_of_classes, feature_loss
 from nas.training.drawing import Drawing
 from nas.training.feed import Feed, moved, share
 from nas.training.gradients import Gradients
-from nas.training.guard import Guard
+from nas.training.guard import Diverged, Guard
 from nas.training.optimizer import MOMENTS, SlicedAdamW
 from nas.training.recipe import Recipe
 from nas.training.streams import MODULES, reproducible
@@ -104,6 +104,28 @@ class Update:
                 state = {moment: tensors[f"{moment}:{name}"] for moment in MOMENTS}
                 on_device = {m: t.to(self.device) for m, t in state.items() if m != "steps"}
                 self.optimizer.state[name] = on_device | {"steps": state["steps"]}
+
+    def sane_with(
+        self, tensors: Mapping[str, Tensor], path: Path, architecture: Any, batches: list[Batch], step: int
+    ) -> bool:
+        """Goes back to what `tensors` gave. Whether `architecture` has a loss and gradients then on these
+        batches that the guard lets pass."""
+        self.restore(tensors, path)
+        with reproducible(MODULES, self.seed, step, self.group.rank, self.device):
+            for i, given in enumerate(batches):
+                self.targets = given.targets
+                batch, _ = self.feed.own(self.feed.prepared(given, step, i))
+                slices = self.supernet.slices(self.supernet.boxes(architecture))
+                with self._autocast():
+                    loss = self._label_loss(self._answer(architecture, batch, slices), batch)
+                loss.backward()
+                norms = [s.grad.norm() for s in slices.values() if s.grad is not None]
+                try:
+                    self.guard.require_sane(float(loss.detach()), step, architecture)
+                    self.guard.require_finite("norm of the gradient", float(sum(norms)), step, architecture)
+                except Diverged:
+                    return False
+        return True
 
     # --- a step -----------------------------------------------------------------------------------
 

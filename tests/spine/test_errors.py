@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +20,15 @@ def refused(nas, *arguments) -> str:
     assert "Traceback" not in done.stderr
     assert done.stderr.count("error: ") == 1
     return done.stderr
+
+
+def test_a_disk_that_is_full(nas, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "supernet/history.jsonl")
+
+    monkeypatch.setattr("nas.rundir.write_atomically", full)
+    message = refused(nas, "train", "digits", "--run-dir", tmp_path, *settings())
+    assert "No space left on device: 'supernet/history.jsonl'. Make room, and go on" in message
 
 
 def snapshot(folder: Path) -> dict[str, int]:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nas.reading import read_run
+
 SMALL = ("--epochs", 3, "--patience", 3, "--learning-rate", 1.0, "--workers", 1)
 
 
@@ -45,7 +47,10 @@ def test_points_are_trained_on_and_handed_out(nas, finished_copy):
         assert entry["inherited"]["test"] == before[name]["test"]
     for name in before.keys() - deployed.keys():
         assert after[name]["objectives"]["accuracy"] == before[name]["objectives"]["accuracy"]
-    assert "Trained on" in (run / "report.html").read_text()
+    report, took = (run / "report.html").read_text(), read_run(run).training_core_seconds
+    assert "Trained on" in report
+    assert f"supernet's training, {took:,.0f} core-seconds, once for all" in report
+    assert f"inherited: the supernet's training took {took:,.0f} core-seconds" in first.stdout
 
     name = next(iter(deployed))
     nas("export", run, "--id", name, "--format", "safetensors")

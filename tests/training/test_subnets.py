@@ -208,6 +208,21 @@ def test_numbers_that_are_none(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        (lambda space: max([]), r"`cost` of the rule must give, .*, but.*ValueError"),
+        (lambda space: lambda genes: genes[:, 999], r"`cost` of the rule must give, .*, but.*IndexError"),
+        (lambda space: lambda genes: np.zeros(3), r"`cost` of the rule must give, .*, but.*reshape"),
+        (lambda space: lambda genes: np.log(genes[:, 0] * 0 - 1), r"`cost` .*, which are finite: got nan"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_costs_that_are_none(space, cost, message):
+    with pytest.raises(RunError, match=message):
+        CostBalanced(cost).at(space, 0, 0, 0.0)
+
+
 def test_numbers_between_are_no_granularities():
     @hierarchical.dataclass(frozen=True)
     class Net:

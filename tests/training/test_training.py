@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from training.small import (
     RECIPE,
@@ -378,6 +380,7 @@ def test_resumed_weights_equal_uninterrupted_ones(recipe, task, supernet, tmp_pa
         )
         for line in (*a, *b):
             assert line.pop("seconds") > 0
+            assert 0 < line.pop("core_seconds") < 60
             assert 0 <= line.pop("waiting") < 1
         assert a == b
 
@@ -813,6 +816,21 @@ def told(data: bytes) -> bytes:
     return data.replace(step, other)
 
 
+def ruin(path, *names: str) -> None:
+    """Weights that are no numbers, in a file that is whole; all of them, where none is named."""
+    tensors, metadata = load_tensors(path)
+    ruined = {n: torch.full_like(t, math.nan) for n, t in tensors.items() if n in names or not names}
+    save_tensors(path, tensors | {n: t for n, t in ruined.items() if ":" not in n}, metadata)
+
+
+@dataclass(frozen=True)
+class SmallestUntil(Subnets):
+    step: int
+
+    def at(self, space, seed, step, progress):
+        return [space.smallest() if step < self.step else space.largest()]
+
+
 class TestCheckpoints:
     @pytest.mark.parametrize("damaged", [cut_off, flipped, told], ids=["cut off", "a bit flipped", "header"])
     def test_a_damaged_one_gives_way_to_the_one_before(self, task, supernet, tmp_path, damaged):
@@ -832,20 +850,43 @@ class TestCheckpoints:
         assert first[0] == 8
         assert equal(whole, resumed.state())
 
-    def test_one_whose_first_step_fails_after_a_stop_is_put_aside(
-        self, task, supernet, tmp_path, monkeypatch
-    ):
+    def test_one_whose_first_step_fails_after_a_stop_is_put_aside(self, task, supernet, tmp_path):
         """It was saved when its weights were ruined already, which nothing had shown then."""
         whole = train(copy_of(supernet), task, RECIPE, tmp_path / "whole").state()
         with pytest.raises(Stop):
             train(copy_of(supernet), task, RECIPE, tmp_path / "cut", on_step=stop_at_step(8))
-        with monkeypatch.context() as patched:
-            patched.setattr(type(task), "loss", lambda self, answer, batch: answer.sum() * math.nan)
-            with pytest.raises(RunError, match=r"is nan at step 8 .*step-000000007\.safetensors, and what"):
-                train(copy_of(supernet), task, RECIPE, tmp_path / "cut")
+        ruin(tmp_path / "cut" / "checkpoints" / "step-000000008.safetensors")
+        with pytest.raises(RunError, match=r"is nan at step 8 .*step-000000007\.safetensors, and what"):
+            train(copy_of(supernet), task, RECIPE, tmp_path / "cut")
         found = sorted(path.name for path in (tmp_path / "cut" / "checkpoints").iterdir())
         assert found == ["step-000000007.safetensors", "step-000000008.safetensors.ruined"]
         assert equal(whole, train(copy_of(supernet), task, RECIPE, tmp_path / "cut").state())
+
+    def test_one_that_is_ruined_elsewhere_than_the_next_steps_trained_is_put_aside(
+        self, task, supernet, tmp_path
+    ):
+        """Those went well, and showed nothing: `keep` checkpoints on, all might be ruined."""
+        recipe, folder = replace(RECIPE, keep=9, subnets=SmallestUntil(8)), tmp_path / "checkpoints"
+        largest, smallest = (supernet.boxes(a) for a in (supernet.space.largest(), supernet.space.smallest()))
+        name = next(n for n in largest if n not in smallest and n.endswith("weight"))
+        with pytest.raises(Stop):
+            train(copy_of(supernet), task, recipe, tmp_path, on_step=stop_at_step(6))
+        ruin(folder / "step-000000006.safetensors", name)
+        with pytest.raises(RunError, match=r"at step 8 .*step-000000005\.safetensors, and what") as raised:
+            train(copy_of(supernet), task, recipe, tmp_path)
+        for step in (6, 7, 8):
+            assert f"step-00000000{step}.safetensors.ruined" in str(raised.value)
+        assert sorted(folder.glob("*.safetensors"))[-1].name == "step-000000005.safetensors"
+        train(copy_of(supernet), task, recipe, tmp_path)
+
+    def test_a_batch_that_no_weights_answer_costs_no_checkpoint(self, task, supernet, tmp_path, monkeypatch):
+        with pytest.raises(Stop):
+            train(copy_of(supernet), task, RECIPE, tmp_path, on_step=stop_at_step(8))
+        before = sorted((tmp_path / "checkpoints").iterdir())
+        monkeypatch.setattr(type(task), "loss", lambda self, answer, batch: answer.sum() * math.nan)
+        with pytest.raises(RunError, match=r"no good checkpoint\. .*, or look at what is in the batch"):
+            train(copy_of(supernet), task, RECIPE, tmp_path)
+        assert sorted((tmp_path / "checkpoints").iterdir()) == before
 
     def test_what_a_killed_process_began_to_write_goes(self, task, supernet, tmp_path):
         with pytest.raises(Stop):
@@ -887,6 +928,18 @@ class TestCheckpoints:
         first = json.loads((tmp_path / "history.jsonl").read_text().split("\n")[0])
         assert len(resumed.guard.begin) == 7
         assert sum(resumed.guard.begin[:3]) / 3 == pytest.approx(first["loss"])
+
+    def test_a_disk_that_is_full_is_a_message(self, task, supernet, tmp_path, monkeypatch):
+        def full(_tensors, path, _metadata):
+            path.write_bytes(b"half")
+            raise SafetensorError("No space left on device (os error 28)")
+
+        monkeypatch.setattr(sys.modules["nas.training.checkpoint"], "save_file", full)
+        with pytest.raises(
+            RunError, match=r"must be written, but No space left on device .*Make room for it"
+        ):
+            train(supernet, task, RECIPE, tmp_path)
+        assert not list((tmp_path / "checkpoints").iterdir())
 
     def test_equal_states_are_equal_files(self, tmp_path):
         for i in range(20):
@@ -938,7 +991,8 @@ class TestCheckpoints:
             train(copy_of(supernet), task, RECIPE, tmp_path, on_step=stop_at_step(8))
         for path in (tmp_path / "checkpoints").iterdir():
             path.write_bytes(path.read_bytes()[:500])
-        with pytest.raises(RunError, match=r"step-000000008.safetensors must be a whole safetensors file"):
+        law = r"step-000000008.safetensors must be a whole safetensors file.* Remove that folder to start"
+        with pytest.raises(RunError, match=law):
             train(supernet, task, RECIPE, tmp_path)
 
     def test_one_of_another_space_is_refused(self, task, supernet, tmp_path):
