@@ -54,7 +54,9 @@ from nas.training import (
 )
 from nas.training.drawing import Drawing
 from nas.training.feed import Feed
+from nas.training.gradients import Gradients
 from nas.training.loop import _Training
+from nas.training.optimizer import SlicedAdamW
 from nas.training.streams import MIXING, MODULES, SIDES, stream
 from search_spaces import hierarchical
 
@@ -878,6 +880,33 @@ class TestCheckpoints:
             assert f"step-00000000{step}.safetensors.ruined" in str(raised.value)
         assert sorted(folder.glob("*.safetensors"))[-1].name == "step-000000005.safetensors"
         train(copy_of(supernet), task, recipe, tmp_path)
+
+    def test_one_that_steps_passed_since_stays(self, task, supernet, tmp_path, monkeypatch):
+        with pytest.raises(Stop):
+            train(copy_of(supernet), task, RECIPE, tmp_path, on_step=stop_at_step(6))
+        own, seen = SlicedAdamW.step, []
+
+        def step(optimizer, gradients, rate):
+            own(optimizer, gradients, rate)
+            seen.append(rate)
+            if len(seen) == 2:
+                for parameter in optimizer.bank.values():
+                    parameter.data.fill_(math.nan)
+
+        monkeypatch.setattr(SlicedAdamW, "step", step)
+        rare = replace(RECIPE, checkpoint_seconds=1e9)
+        with pytest.raises(RunError, match=r"at step 8 .*is .*step-000000006\.safetensors\. Lower"):
+            train(copy_of(supernet), task, rare, tmp_path)
+
+    def test_one_whose_first_step_fails_whatever_a_subnet_alone_says(
+        self, task, supernet, tmp_path, monkeypatch
+    ):
+        """A gradient is that of all subnets of a step, of which the message names the first."""
+        with pytest.raises(Stop):
+            train(copy_of(supernet), task, RECIPE, tmp_path, on_step=stop_at_step(8))
+        monkeypatch.setattr(Gradients, "norm", lambda _: torch.tensor(math.nan))
+        with pytest.raises(RunError, match=r"norm of .*step-000000007\.safetensors, .* step-000000008"):
+            train(copy_of(supernet), task, RECIPE, tmp_path)
 
     def test_a_batch_that_no_weights_answer_costs_no_checkpoint(self, task, supernet, tmp_path, monkeypatch):
         with pytest.raises(Stop):
