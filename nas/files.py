@@ -8,10 +8,12 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces `path` so that a reader meets the old text or the new one, never half of it."""
+    """Replaces `path` so that a reader meets the old text or the new one, never half of it. A link in its
+    place is replaced too, and not followed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    with open(unfinished, "w", encoding="utf-8") as file:
+    unfinished.unlink(missing_ok=True)
+    with open(unfinished, "x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

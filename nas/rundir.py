@@ -42,22 +42,37 @@ def _fault_in_figures(entry: Mapping[str, Any]) -> str | None:
     metrics = [name for name in test if name in entry["objectives"]]
     if len(metrics) != 1:
         return f"`test` of {entry['id']} has {', '.join(metrics) or 'none'} of its objectives and not one"
-    if not isinstance(interval, list) or len(interval) != 2:
+    if (
+        not isinstance(interval, list)
+        or len(interval) != 2
+        or None in interval
+        or not all(map(_is_number, interval))
+    ):
         return f"`interval` of {entry['id']} is {interval!r}"
-    of_metric, drift = entry["objectives"][metrics[0]], entry.get("drift")
+    of_metric = entry["objectives"][metrics[0]]
+    of_latency = entry["objectives"].get(f"latency_ms.{entry['device']}", {})
     named = {
-        "drift": drift,
+        "drift": entry.get("drift"),
         "n": test.get("n"),
-        "std_error": of_metric.get("std_error"),
         metrics[0]: test[metrics[0]],
+        **{f"{name} of {metrics[0]}": of_metric.get(name) for name in ("n", "std_error")},
+        **{f"{name} of latency": of_latency.get(name) for name in ("measured", "spread")},
     }
     for name, value in named.items():
         if value is None:
             return f"`{name}` of {entry['id']} is missing"
     trained = entry.get("trained", {})
-    if not isinstance(trained, Mapping) or not all(isinstance(r, Mapping) for r in trained.values()):
+    if not isinstance(trained, Mapping) or not all(map(_is_training, trained.values())):
         return f"`trained` of {entry['id']} is {trained!r}"
     return None
+
+
+def _is_training(record: Any) -> bool:
+    """Whether it is what `nas finetune` notes, as far as cards tell it."""
+    if not isinstance(record, Mapping) or not isinstance(record.get("settings", {}), Mapping):
+        return False
+    numbers = [record.get("epochs"), *record.get("settings", {}).values()]
+    return None not in numbers and all(map(_is_number, numbers))
 
 
 def _is_number(value: Any) -> bool:
@@ -128,9 +143,10 @@ class RunDirectory:
         """Keeps other drivers out for the length of the body; the kernel frees it when a driver dies.
 
         Raises:
-            RunError: another driver is at work in this directory.
+            RunError: another driver is at work in this directory, or something in it is a link.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        self._require_no_links()
         with open(self.path / ".lock", "a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,6 +160,17 @@ class RunDirectory:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+    def _require_no_links(self) -> None:
+        """Raises RunError for links in this directory: they would have us write elsewhere."""
+        for folder, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                if (found := Path(folder, name)).is_symlink():
+                    raise RunError(
+                        f"A run directory must hold its files itself, but {found} is a link to "
+                        f"{os.readlink(found)}, and what is written to it would go there. Move that in its "
+                        f"place; the run directory as a whole may be a link."
+                    )
 
     def _json(self, name: str) -> Any:
         path = self.path / name

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nas.architecture import from_json, reachable_from, to_json
 from nas.errors import ExportError, NasError
-from nas.export.packed import header_of, with_header
+from nas.export.packed import header_of, require_sane, with_header
 from nas.quantize import in_floats
 from nas.layers.catalogue import FAMILIES, members
 from search_spaces.hierarchical import HierarchicalTransformer, build
@@ -35,6 +35,8 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import logging
 
+MOST_CLASSES = 1_000_000
+"""A config names each of them."""
 CLASSES = reachable_from([HierarchicalTransformer, *(c for family in FAMILIES for c in members(family))])
 """All that an architecture may be made of, by name."""
 
@@ -52,10 +54,17 @@ class HierarchicalConfig(PreTrainedConfig):
     def __init__(
         self, architecture: Mapping[str, Any] | None = None, bits: str | None = None, **others: Any
     ) -> None:
+        if architecture is not None and not isinstance(architecture, Mapping):
+            raise ExportError(f"The config of a model must hold an architecture: got {architecture!r}.")
+        classes = (architecture or {}).get("classes", 2)
+        if not isinstance(classes, int) or not 0 < classes <= MOST_CLASSES:
+            raise ExportError(
+                f"`classes` in a config must be a number from 1 to {MOST_CLASSES:,}: got {classes!r}."
+            )
         self.architecture = dict(architecture) if architecture else None
         self.bits = bits
         if architecture:
-            others.setdefault("num_labels", architecture.get("classes", 2))
+            others.setdefault("num_labels", classes)
         super().__init__(**others)
 
 
@@ -63,7 +72,7 @@ class HierarchicalForImageClassification(PreTrainedModel):
     """Any architecture of `search_spaces.hierarchical`, at its bits, whose weights are floats.
 
     Raises:
-        ExportError: a config that holds none.
+        ExportError: a config that holds none; files that lack weights, or hold some that are none.
     """
 
     config_class = HierarchicalConfig
@@ -74,6 +83,23 @@ class HierarchicalForImageClassification(PreTrainedModel):
         super().__init__(config)
         self.model = _built(config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *arguments: Any, **named: Any) -> Any:
+        """As of every model of `transformers`; but what a file lacks is an error here, and not drawn at
+        random."""
+        told = named.pop("output_loading_info", False)
+        model, info = super().from_pretrained(path, *arguments, output_loading_info=True, **named)
+        for kind, law in (("missing_keys", "is missing"), ("mismatched_keys", "has another shape")):
+            if found := sorted(map(str, info[kind])):
+                raise ExportError(
+                    f"{path} must hold the weights of its architecture, but `{found[0]}` {law}."
+                )
+        try:
+            require_sane(model)
+        except ValueError as error:
+            raise ExportError(f"{path} must hold weights, but {error}.") from error
+        return (model, info) if told else model
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> ImageClassifierOutput:
         """Logits (B, classes) of images (B, channels, height, width), and the loss, given labels (B,)."""

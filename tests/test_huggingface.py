@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nas.architecture import to_json
@@ -75,6 +77,8 @@ def test_the_auto_classes_read_an_export(tmp_path):
         ({"architecture": {"type": "Popen"}}, "got type='Popen'"),
         ({"architecture": {"type": "PatchStem", "patch": 4}}, "must hold a HierarchicalTransformer: got"),
         ({"bits": "{}"}, "must be as `nas export` writes it"),
+        ({"architecture": [1]}, r"must hold an architecture: got \[1\]"),
+        ({"architecture": {"classes": 10**9}}, "`classes` in a config must be a number from 1 to 1,000,000"),
     ],
 )
 def test_a_config_builds_architectures_alone(change, message, tmp_path):
@@ -83,6 +87,32 @@ def test_a_config_builds_architectures_alone(change, message, tmp_path):
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises((ExportError, ValueError), match=message):
         AutoModelForImageClassification.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("model.head.linear.bias"), "`model.head.linear.bias` is missing"),
+        (lambda weights: weights["model.head.linear.bias"].fill_(math.nan), "numbers that are not finite"),
+        (lambda weights: weights[next(n for n in weights if n.endswith(".low"))].fill_(5.0), "range from 5"),
+    ],
+)
+def test_weights_that_are_missing_or_none_are_refused(change, message, tmp_path):
+    """Else they would be what happens to be in memory."""
+    folder = exported(tmp_path / "abc", subnet())
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    for auto in (AutoModel, AutoModelForImageClassification):
+        with pytest.raises(ExportError, match=message):
+            auto.from_pretrained(folder)
+
+
+def test_what_was_loaded_is_told_to_who_asks(tmp_path):
+    folder = exported(tmp_path / "abc", subnet())
+    model, told = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert isinstance(model, huggingface.HierarchicalForImageClassification)
+    assert not told["missing_keys"]
 
 
 class Wrapped(nn.Module):

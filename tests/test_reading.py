@@ -83,9 +83,11 @@ def changed(front, **values):
     return [front[0] | values, *front[1:]]
 
 
-def without_error(entry):
-    of_metric = {k: v for k, v in entry["objectives"]["accuracy"].items() if k != "std_error"}
-    return entry["objectives"] | {"accuracy": of_metric}
+def without(figure, entry, start="accuracy"):
+    """The objectives of an entry, of which one lacks a figure."""
+    (name,) = (name for name in entry["objectives"] if name.startswith(start))
+    kept = {k: v for k, v in entry["objectives"][name].items() if k != figure}
+    return entry["objectives"] | {name: kept}
 
 
 @pytest.mark.parametrize(
@@ -111,10 +113,28 @@ def without_error(entry):
         ),
         (lambda front: changed(front, test=front[0]["test"] | {"n": None}), "`n` of .* is missing"),
         (lambda front: changed(front, test={"n": 3, "interval": [1, 2]}), "`test` of .* has none of its obj"),
-        (lambda front: changed(front, objectives=without_error(front[0])), "`std_error` of .* is missing"),
+        (
+            lambda front: changed(front, objectives=without("std_error", front[0])),
+            "`std_error of acc.* is miss",
+        ),
+        (lambda front: changed(front, objectives=without("n", front[0])), "`n of accuracy` of .* is missing"),
+        (
+            lambda front: changed(front, objectives=without("spread", front[0], "latency")),
+            "`spread of latency` of .* is missing",
+        ),
+        (lambda front: changed(front, device="other"), "`measured of latency` of .* is missing"),
+        (
+            lambda front: changed(front, test=front[0]["test"] | {"interval": [None, None]}),
+            r"`interval` of .* is \[None",
+        ),
         (lambda front: changed(front, trained={"fine-tuned": 3}), "`trained` of .* is {"),
+        (lambda front: changed(front, trained={"fine-tuned": {"deployed": True}}), "`trained` of .* is {"),
+        (
+            lambda front: changed(front, trained={"fine-tuned": {"epochs": 1, "settings": {"a": "x"}}}),
+            "`trained` of .* is {",
+        ),
     ],
-    ids=range(16),
+    ids=range(22),
 )
 def test_a_front_that_is_none_is_told(run_dir: Path, damage, message: str) -> None:
     path = run_dir / "front.json"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nas.errors import ExportError, first_line
 from nas.export.formats import Answer, Format
 from nas.layers.quantizers import DynamicRange, QuantizedLinear
-from nas.quantize import INTEGER, Rounding, in_floats, kernel_of, payload_bytes, roundings
+from nas.quantize import INTEGER, in_floats, kernel_of
 from nas.tasks import Batch, Metric, Tally, Task
 
 AGREEMENT = 99.0
@@ -74,7 +74,7 @@ class Check:
         agreement: percent of inputs with the same highest output.
         metric: name, the subnet's value, the file's; none where there is no task.
         file_bytes: of all files of the format.
-        weight_bytes, predicted_bytes: of weights; None where a format does not tell.
+        weight_bytes, predicted_bytes: of weights.
         overhead_bytes: what the file needs beside them to pad blocks, and to repeat tied weights.
         kernels: how often each kernel of products ran in the runtime, by its own profile.
         latency_ms, spread_ms: of one batch, and half the interquartile range of single runs; None: not timed.
@@ -88,8 +88,8 @@ class Check:
     agreement: float
     metric: tuple[str, float, float] | None
     file_bytes: int
-    weight_bytes: int | None
-    predicted_bytes: int | None
+    weight_bytes: int
+    predicted_bytes: int
     kernels: dict[str, int] | None = None
     overhead_bytes: int = 0
     latency_ms: float | None = None
@@ -147,7 +147,7 @@ def _problems(of: Format, found: Check, median: bool, metric: Metric | None) -> 
         if not abs(ours - theirs) <= allowed + ROUNDING:
             problems.append(f"its {name} is {theirs:.4g} and not {ours:.4g}")
     held, predicted = found.weight_bytes, found.predicted_bytes
-    if held is not None and predicted and held / predicted - 1 > BYTES:
+    if predicted and held / predicted - 1 > BYTES:
         problems.append(f"its weights take {held:,} bytes, predicted were {predicted:,}")
     return problems
 
@@ -180,11 +180,8 @@ def _compared(
     except Exception as error:  # runtimes raise what they like
         raise ExportError(f"{path.name} must run for batches of {batch}, but: {first_line(error)}") from error
     largest = max(float(wanted.abs().max()) for wanted in evidence.answers)
-    held = of.weight_bytes(path, module) if of.weight_bytes else None
-    predicted = predicted_bytes(module, of.bits) if of.weight_bytes else None
-    overhead = 0
-    if held is not None and predicted is not None and of.overhead_bytes:
-        overhead = min(max(held - predicted, 0), of.overhead_bytes(module))
+    held, predicted = of.weight_bytes(path, module), of.predicted_bytes(module)
+    overhead = min(max(held - predicted, 0), of.overhead_bytes(module))
     apart = torch.cat(differences) / max(largest, float(np.finfo(np.float32).tiny))
     found = Check(
         of.name,
@@ -195,7 +192,7 @@ def _compared(
         100 * float(torch.cat(same).double().mean()),
         (evidence.task.metric.name, ours.mean, theirs.mean) if evidence.task else None,
         sum(_size(path.parent / name) for name in (path.name, *of.beside)),
-        None if held is None else held - overhead,
+        held - overhead,
         predicted,
         _products(of.kernels(path, evidence.batches[0].inputs[0].numpy())) if of.kernels else None,
         overhead,
@@ -258,15 +255,4 @@ def _frozen(path: Path, count: int, problem: str) -> str:
     return (
         f"{path.name} must take any batch size, but of {count} inputs it makes: {problem}. A size taken from "
         f"a Python number is frozen into a file; use `x.shape[0]` or -1."
-    )
-
-
-def predicted_bytes(module: nn.Module, bits: int | None = None) -> int:
-    """Of all weights at their bits, scales included; or of all at `bits`."""
-    known = {} if bits else roundings(module)
-    plain = Rounding(bits or 32)
-    return sum(
-        payload_bytes(tuple(p.shape), how.bits, nested=how.nested)
-        for name, p in module.named_parameters()
-        for how in (known.get(name, plain),)
     )

@@ -10,13 +10,8 @@ from nas.export.integer import integer_layer
 from nas.export.stored import store
 from nas.quantize import (
     BLOCKS,
-    GROUP,
-    INTEGER_BLOCKS,
-    Rounding,
     kernel_of,
-    payload_bytes,
     roundings,
-    weight_bits,
     with_replaced,
 )
 
@@ -49,25 +44,3 @@ def deployable(module: nn.Module, *, portable: bool = False) -> nn.Module:
         else:
             store(layer, last, how, name)
     return with_replaced(module, kernels, lambda layer: kernels[id(layer)])
-
-
-def padding_bytes(module: nn.Module) -> int:
-    """Bytes that block-quantized products need beyond the weights, where blocks do not divide inputs."""
-    return sum(
-        layer.out_features * (-layer.in_features % GROUP) * weight_bits(layer)["weight"] // 8
-        for layer in module.modules()
-        if isinstance(layer, nn.Linear) and kernel_of(layer) == INTEGER_BLOCKS
-    )
-
-
-def repeated_bytes(module: nn.Module, bits: int | None = None) -> int:
-    """Bytes of tied weights beyond once, at their bits or all at `bits`: in a file each layer may have
-    kernels, or weights, of its own."""
-    known, once = {} if bits else roundings(module), dict(module.named_parameters()).keys()
-    plain = Rounding(bits or 32)
-    return sum(
-        payload_bytes(tuple(p.shape), how.bits, nested=how.nested)
-        for name, p in module.named_parameters(remove_duplicate=False)
-        if name not in once
-        for how in (known.get(name, plain),)
-    )

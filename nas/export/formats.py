@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import onnx
@@ -19,7 +21,6 @@ from torch import Tensor, nn
 
 from nas.errors import ExportError
 from nas.export.archive import export_archive
-from nas.export.deployable import padding_bytes, repeated_bytes
 from nas.export.mlflow_model import answer_of, load_mlflow, save_mlflow
 from nas.export.onnx import (
     Run,
@@ -31,6 +32,7 @@ from nas.export.onnx import (
     require_survival,
 )
 from nas.export.packed import load_packed, save_packed
+from nas.export.payload import padding_bytes, predicted_bytes, predicted_of_whole_numbers, repeated_bytes
 from nas.quantize import in_floats, without_bits
 from nas.threads import cpu_threads
 
@@ -68,15 +70,15 @@ class Format:
         load: of the path and the module, gives what answers batches.
         tolerance: largest difference to the module's answers, relative to the largest, that rounding inside
             the runtime may make.
-        weight_bytes: of the path and the module, bytes that weights take in the file; None: not told apart
-            from the rest.
-        overhead_bytes: of the module, how many of these may be there to pad blocks or repeat tied weights.
+        weight_bytes: of the path and the module, bytes that weights take in the file.
+        predicted_bytes: of the module, how many they should be.
+        overhead_bytes: of the module, how many more may be there to pad blocks or repeat tied weights.
         run: of the path, the module, a batch and a number of threads, one inference as it is to be timed;
             None: as `load` has it.
         bits: at which all weights are kept, whatever those of the subnet; inputs of layers are not rounded
             then.
         same_code: whether it runs the very operations of the module, so that not even inputs that lie between
-            two numbers fall to other sides.
+            two numbers fall to other sides. Of a module that simulates bits, its latency says nothing.
         kernels: of the path and a batch, how often each kernel runs in the runtime, by its own profile.
         package: which it needs beside what is installed anyway.
     """
@@ -86,15 +88,20 @@ class Format:
     about: str
     write: Callable[[Subnet, Path], None]
     load: Callable[[Path, nn.Module], Answer]
+    weight_bytes: Callable[[Path, nn.Module], int]
+    predicted_bytes: Callable[[nn.Module], int] = predicted_bytes
+    overhead_bytes: Callable[[nn.Module], int] = lambda _: 0
     tolerance: float = 1e-4
-    weight_bytes: Callable[[Path, nn.Module], int] | None = None
-    overhead_bytes: Callable[[nn.Module], int] | None = None
     run: Callable[[Path, nn.Module, np.ndarray, int], Run] | None = None
     bits: int | None = None
     same_code: bool = False
     kernels: Callable[[Path, np.ndarray], dict[str, int]] | None = None
     package: str | None = None
     beside: tuple[str, ...] = ()
+
+    def simulates(self, module: nn.Module) -> bool:
+        """Whether it rounds inputs of layers as the module does, in floats."""
+        return self.same_code and in_floats(module) is not module
 
     def timed(self, path: Path, module: nn.Module, x: np.ndarray, threads: int) -> Run:
         """One inference of the file, loaded for batches like `x`."""
@@ -117,6 +124,9 @@ class Format:
             )
 
 
+_AS_FLOATS = partial(predicted_bytes, bits=32)
+
+
 # --- safetensors ----------------------------------------------------------------------------------
 
 
@@ -135,9 +145,14 @@ def _load_safetensors(path: Path, module: nn.Module) -> Answer:
 def _safetensors_bytes(path: Path, module: nn.Module) -> int:
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
+    return path.stat().st_size - 8 - header - _buffer_bytes(module)
+
+
+def _buffer_bytes(module: nn.Module) -> int:
+    """Of what a file of a state holds beside weights."""
     parameters = dict(module.named_parameters(remove_duplicate=False)).keys()
-    buffers = [value for name, value in module.state_dict().items() if name not in parameters]
-    return path.stat().st_size - 8 - header - sum(b.numel() * b.element_size() for b in buffers)
+    buffers = (value for name, value in module.state_dict().items() if name not in parameters)
+    return sum(b.numel() * b.element_size() for b in buffers)
 
 
 # --- torch.export ---------------------------------------------------------------------------------
@@ -149,6 +164,12 @@ def _write_archive(subnet: Subnet, path: Path) -> None:
 
 def _load_archive(path: Path, module: nn.Module) -> Answer:
     return _of_torch(torch.export.load(path).module())  # written by this very process
+
+
+def _archive_bytes(path: Path, module: nn.Module) -> int:
+    with ZipFile(path) as file:
+        held = (i for i in file.infolist() if "/data/weights/" in i.filename and i.filename[-5:] != ".json")
+        return sum(i.file_size for i in held) - _buffer_bytes(module)
 
 
 def _of_torch(module: nn.Module) -> Answer:
@@ -232,6 +253,20 @@ def _load_openvino(path: Path, module: nn.Module) -> Answer:
     return _compiled(path)
 
 
+def _openvino_bytes(path: Path, module: nn.Module) -> int:
+    import openvino
+
+    constants = (o for o in openvino.Core().read_model(path).get_ops() if o.get_type_name() == "Constant")
+    whole = (o.data.nbytes for o in constants if o.get_element_type().is_real() or o.data.itemsize == 1)
+    return sum(whole)
+
+
+def _openvino_overhead(module: nn.Module) -> int:
+    """Whatever exceeds the weights: masks and tables that it computes in advance stand among them, under no
+    names."""
+    return sys.maxsize
+
+
 def _run_openvino(path: Path, module: nn.Module, x: np.ndarray, threads: int) -> Run:
     return partial(_compiled(path, INFERENCE_NUM_THREADS=threads), x)
 
@@ -262,6 +297,10 @@ def _load_huggingface(path: Path, module: nn.Module) -> Answer:
     return answer
 
 
+def _huggingface_bytes(path: Path, module: nn.Module) -> int:
+    return _safetensors_bytes(path / "model.safetensors", module)
+
+
 def _huggingface() -> Any:
     return importlib.import_module("search_spaces.huggingface")  # brings transformers with it
 
@@ -277,6 +316,10 @@ def _load_mlflow(path: Path, module: nn.Module) -> Answer:
     return partial(answer_of, load_mlflow(path))
 
 
+def _mlflow_bytes(path: Path, module: nn.Module) -> int:
+    return _held_bytes(path / "model.onnx", module)
+
+
 FORMATS = {
     f.name: f
     for f in (
@@ -286,8 +329,8 @@ FORMATS = {
             "weights packed at their bits, for PyTorch and this package",
             _write_safetensors,
             _load_safetensors,
-            1e-5,
             _safetensors_bytes,
+            tolerance=1e-5,
             same_code=True,
         ),
         Format(
@@ -296,7 +339,7 @@ FORMATS = {
             "for ONNX Runtime, at the bits below: integer kernels and block-quantized products",
             _write_onnx,
             _load_onnx,
-            weight_bytes=_held_bytes,
+            _held_bytes,
             overhead_bytes=_onnx_overhead,
             run=_run_onnx,
             kernels=kernels_of,
@@ -307,7 +350,7 @@ FORMATS = {
             "the same in operators of ONNX alone, for other runtimes",
             _write_portable,
             _load_onnx,
-            weight_bytes=_held_bytes,
+            _held_bytes,
             overhead_bytes=repeated_bytes,
             run=_run_onnx,
         ),
@@ -317,8 +360,9 @@ FORMATS = {
             "weights and inputs of layers as floats",
             _write_floats,
             _load_onnx,
-            weight_bytes=_held_bytes,
-            overhead_bytes=partial(repeated_bytes, bits=32),
+            _held_bytes,
+            _AS_FLOATS,
+            partial(repeated_bytes, bits=32),
             run=_run_onnx,
             bits=32,
         ),
@@ -328,9 +372,10 @@ FORMATS = {
             "weights and arithmetic in half precision, where the runtime has it",
             _write_half,
             _load_half,
-            2e-2,
-            weight_bytes=_held_bytes,
-            overhead_bytes=partial(repeated_bytes, bits=16),
+            _held_bytes,
+            partial(predicted_bytes, bits=16),
+            partial(repeated_bytes, bits=16),
+            tolerance=2e-2,
             run=_run_onnx,
             bits=16,
         ),
@@ -340,6 +385,9 @@ FORMATS = {
             "for `torch.export.load`, in floats",
             _write_archive,
             _load_archive,
+            _archive_bytes,
+            _AS_FLOATS,
+            partial(repeated_bytes, bits=32),
             same_code=True,
         ),
         Format(
@@ -349,6 +397,9 @@ FORMATS = {
             "compile it with INFERENCE_PRECISION_HINT f32, as here",
             _write_openvino,
             _load_openvino,
+            _openvino_bytes,
+            predicted_of_whole_numbers,
+            _openvino_overhead,
             run=_run_openvino,
             package="openvino",
             beside=("openvino.bin",),
@@ -359,7 +410,10 @@ FORMATS = {
             "for `transformers`, in floats; `import search_spaces.huggingface` makes its class known",
             _write_huggingface,
             _load_huggingface,
-            1e-5,
+            _huggingface_bytes,
+            _AS_FLOATS,
+            partial(repeated_bytes, bits=32),
+            tolerance=1e-5,
             same_code=True,
             package="transformers",
         ),
@@ -369,6 +423,8 @@ FORMATS = {
             "a folder for `mlflow models serve`, with model.onnx",
             _write_mlflow,
             _load_mlflow,
+            _mlflow_bytes,
+            overhead_bytes=_onnx_overhead,
         ),
     )
 }

@@ -192,15 +192,14 @@ Before they were handed out, all files were run on inputs of *select* in batches
 held against what the subnet answers in the supernet (files of floats: what it answers with its inputs
 unrounded). Differences are relative to the largest output. Latencies are those of the files themselves, one
 such batch, each in its own runtime with the threads of the device, all timed in turn here when they were
-exported.
+exported. A file that only simulates rounded inputs of layers has none: it would be that of the simulation.
 """
 
 
 def _checks_table(checks: Sequence[Check]) -> str:
     def row(found: Check) -> tuple[str, ...]:
         of = FORMATS[found.format]
-        weights = f"{found.weight_bytes:,}" if found.weight_bytes is not None else ""
-        predicted = f" (predicted {found.predicted_bytes:,})" if found.predicted_bytes is not None else ""
+        weights = f"{found.weight_bytes:,} (predicted {found.predicted_bytes:,})"
         padded = f", padded or repeated {found.overhead_bytes:,}" if found.overhead_bytes else ""
         timed = "" if found.latency_ms is None else f"{found.latency_ms:.4g} ± {found.spread_ms:.2g}"
         metric = "" if found.metric is None else f"{found.metric[2]:.2f} ({found.metric[1]:.2f})"
@@ -212,7 +211,7 @@ def _checks_table(checks: Sequence[Check]) -> str:
             f"{found.median:.1e}, {found.largest:.1e}",
             timed,
             f"{found.file_bytes:,}",
-            weights + predicted + padded,
+            weights + padded,
         )
 
     kernels = next((found.kernels for found in checks if found.kernels), {})

@@ -51,14 +51,20 @@ def load_packed(module: nn.Module, path: Path) -> nn.Module:
 
     Raises:
         ValueError: a header or tensors that are not such as `save_packed` writes for that module.
-        SafetensorError, RuntimeError, OSError: a damaged file, one of another module, or none.
+        SafetensorError, OSError: a damaged file, or none.
     """
     with safe_open(path, "pt") as file:
         header = (file.metadata() or {}).get(KEY)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if header is None:
-        load_model(module, str(path))
-        return _require_sane(module)
+        for name, value in module.state_dict().items():
+            if name in tensors and tensors[name].dtype != value.dtype:
+                raise ValueError(f"`{name}` must be {value.dtype}: got {tensors[name].dtype}")
+        try:
+            load_model(module, str(path))
+        except RuntimeError as error:
+            raise ValueError(" ".join(str(error).split())) from error  # which, its second line says
+        return require_sane(module)
     module = with_header(module, header)
     kept, values = roundings(module), _values(module)
     scaled = [name for name, how in kept.items() if how.bits < 16 and name in values]
@@ -69,10 +75,10 @@ def load_packed(module: nn.Module, path: Path) -> nn.Module:
         for name, value in values.items():
             value.copy_(_unpacked(name, tensors, value, kept.get(name)))
     note_scales(module, {name: tensors[f"{name}{SCALES}"] for name in scaled})
-    return _require_sane(module)
+    return require_sane(module)
 
 
-def _require_sane(module: nn.Module) -> nn.Module:
+def require_sane(module: nn.Module) -> nn.Module:
     """Raises ValueError for weights that are not finite, ranges that are none, and statistics of batch norms
     that no inputs have. (Other buffers may hold what they like, such as masks.)"""
     for name, parameter in module.named_parameters():
@@ -150,11 +156,13 @@ def with_header(module: nn.Module, header: str | None) -> nn.Module:
 def _read(header: str) -> tuple[dict[str, Bits], Quantization]:
     try:
         data = json.loads(header)
-        if data["version"] != 1:
+        if data["version"] != 1 or isinstance(data["version"], bool):
             raise ValueError(f"its version is {data['version']!r}")
         bits = {str(name): Bits(*of) for name, of in data["bits"].items()}
         if problems := [f"bits of `{n}` {problem}" for n, of in bits.items() if (problem := of.misfit())]:
             raise ValueError(problems[0])
+        if not isinstance(data["nested"], bool):
+            raise ValueError(f"`nested` is {data['nested']!r}")
         return bits, Quantization(data["activations"], data["images"], data["nested"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"its header must be as `nas export` writes it ({error!r})") from error

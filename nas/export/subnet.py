@@ -24,6 +24,9 @@ from nas.export.packed import load_packed, require_fit
 Cards = Callable[[Sequence[Check]], Mapping[str, str]]
 """Texts of files, by name, from how the files of weights fared."""
 
+MOST_BYTES = 1 << 20
+"""Of architecture.json that is read: one of a hundred blocks has some 50,000."""
+
 SAME = 1e-5
 """Largest difference to the module, relative to the largest output, of one that was written and loaded."""
 
@@ -54,7 +57,8 @@ def export_subnet(
         cards: makes the cards, see `nas.export.model_card`.
         evidence: inputs as they will come, with the subnet's answers in the supernet; default: random ones,
             with the module's own.
-        timed: times the files, on batches of the evidence; default: they are not.
+        timed: times the files, on batches of the evidence; default: they are not. (Those that simulate bits
+            never are.)
         threads: that one inference may use then.
 
     Raises:
@@ -81,11 +85,11 @@ def export_subnet(
             _require_the_same(load_subnet(draft, subnet.build, subnet.classes), subnet.module, evidence)
         if timed:
             x = evidence.batches[0].inputs[0].numpy()
-            runs = [of.timed(draft / of.file, subnet.module, x, threads) for of in chosen]
-            checks = [
-                replace(found, latency_ms=ms, spread_ms=spread)
-                for found, (ms, spread) in zip(checks, timed(runs), strict=True)
-            ]
+            places = [i for i, of in enumerate(chosen) if not of.simulates(subnet.module)]
+            files = [(chosen[i], draft / chosen[i].file) for i in places]
+            runs = [of.timed(path, subnet.module, x, threads) for of, path in files]
+            for i, (ms, spread) in zip(places, timed(runs) if runs else (), strict=True):
+                checks[i] = replace(checks[i], latency_ms=ms, spread_ms=spread)
         for name, text in cards(checks).items():
             (draft / name).write_text(text, "utf-8")
         _replace(folder, draft)
@@ -109,7 +113,10 @@ def load_subnet(
     """
     folder = Path(folder)
     try:
-        architecture = from_json(json.loads((folder / "architecture.json").read_text("utf-8")), classes)
+        path = folder / "architecture.json"
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise ValueError(f"architecture.json has {size:,} bytes, more than {MOST_BYTES:,}")
+        architecture = from_json(json.loads(path.read_text("utf-8")), classes)
         require_fit(lambda: build(architecture), folder / "model.safetensors")
         module = load_packed(build(architecture), folder / "model.safetensors").eval()
     except Exception as error:  # builders raise what they like
@@ -124,7 +131,7 @@ def _require_the_same(loaded: nn.Module, module: nn.Module, evidence: Evidence) 
     """Raises ExportError where what `load_subnet` makes answers otherwise than `module`."""
     module = copy.deepcopy(module).eval()
     with torch.inference_mode():
-        for batch in evidence.batches[:1]:
+        for batch in evidence.batches:
             wanted, found = module(batch.inputs[0]), loaded(batch.inputs[0])
             apart = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
             if not apart <= SAME:
@@ -156,7 +163,15 @@ def _clear(folder: Path) -> None:
         if left.name.endswith(ASIDE) and not folder.exists():
             left.rename(folder)
         else:
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    """Whatever it is; a link itself, and not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _lives(pid: int) -> bool:
@@ -175,7 +190,7 @@ ASIDE = ".old"
 def _replace(folder: Path, draft: Path) -> None:
     """Move `draft` to `folder`; a folder in the way is set aside first, as POSIX demands."""
     aside = draft.with_name(draft.name + ASIDE)
-    if folder.exists():
+    if folder.exists() or folder.is_symlink():
         folder.rename(aside)
     draft.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from nas.difference import difference
+from nas.files import write_atomically
 from nas.reading import Record, Roles, RunView, read_run, roles
 from nas.report.architecture import architecture_svg
 from nas.report.figures import (
@@ -38,9 +39,7 @@ def render_report(run_dir: Path | str) -> Path:
     """
     view = read_run(run_dir)
     path = view.path / "report.html"
-    unfinished = path.with_suffix(".html.part")  # a reader never sees half a page
-    unfinished.write_text(_page(view), encoding="utf-8")
-    unfinished.replace(path)
+    write_atomically(path, _page(view))
     return path
 
 

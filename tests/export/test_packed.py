@@ -92,6 +92,20 @@ def test_a_module_of_32_bits_is_written_as_any_other(tmp_path):
     assert torch.equal(load_packed(nn.Linear(3, 2), tmp_path / "model.safetensors").weight, module.weight)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int8, torch.bool])
+def test_weights_of_another_type_are_refused(dtype, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.ones(2, 3, dtype=dtype), "bias": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=f"`weight` must be torch.float32: got {dtype}"):
+        load_packed(nn.Linear(3, 2), path)
+
+
+def test_what_a_file_lacks_is_named(tmp_path):
+    save_file({"weight": torch.ones(2, 3)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r'Missing key.*"bias"'):
+        load_packed(nn.Linear(3, 2), tmp_path / "model.safetensors")
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -150,6 +164,8 @@ LOW, HIGH = (f"stages.0.blocks.0.mixer.q.quantizer.{end}" for end in ("low", "hi
         ("no JSON", "Expecting value"),
         ("[]", "must be as `nas export` writes it"),
         (lambda h: h | {"version": 2}, "its version is 2"),
+        (lambda h: h | {"version": True}, "its version is True"),
+        (lambda h: h | {"nested": "yes"}, "`nested` is 'yes'"),
         (lambda h: h | {"bits": {Q: [3, 32]}}, "must be one of 2, 4, 8, 16, 32: got 3"),
         (lambda h: h | {"bits": {Q: "8"}}, "`weight` of Bits must be"),
         (lambda h: h | {"bits": {Q: [8] * 9}}, "must be as `nas export` writes it"),

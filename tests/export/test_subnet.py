@@ -19,11 +19,18 @@ from export.nets import Branching, trained
 from safetensors.torch import load_file
 from torch import nn
 
+from nas.architecture import to_json
 from nas.errors import ExportError
 from nas.export import FORMATS, Check, Subnet, export_subnet
 from nas.export.checks import Evidence, _problems, check
+from nas.export.payload import predicted_bytes
 from nas.export.subnet import load_subnet
-from nas.tasks import Metric
+from nas.layers import Bits, Block, Global, Mlp, PatchStem
+from nas.space import Space
+from nas.supernet import Supernet
+from nas.tasks import Batch, Metric
+from search_spaces import hierarchical
+from search_spaces.hierarchical import HierarchicalTransformer, Stage
 
 ARCHITECTURE = {"type": "Net", "width": 8}
 X = torch.rand(2, 1, 4, 4)
@@ -100,6 +107,20 @@ def test_an_export_replaces_the_one_before_it(tmp_path: Path) -> None:
     assert names(tmp_path) == ["abc"]
 
 
+def test_an_export_replaces_whatever_is_in_its_place(tmp_path: Path) -> None:
+    """A link itself, and not what it leads to."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "precious").write_text("mine")
+    (tmp_path / "abc").symlink_to("elsewhere")
+    (tmp_path / "abd").write_text("no folder")
+    for name in ("abc", "abd"):
+        exported(tmp_path / name, formats=("safetensors",))
+        assert names(tmp_path / name) == ["architecture.json", "card.md", "model.safetensors"]
+        assert not (tmp_path / name).is_symlink()
+    assert names(tmp_path) == ["abc", "abd", "elsewhere"]
+    assert names(tmp_path / "elsewhere") == ["precious"]
+
+
 def test_what_killed_exports_left_goes(tmp_path: Path) -> None:
     for name in (f".abc.{os.getpid()}", f".abc.{2**22 + 1}", ".abc.1", ".other.5"):  # 1 lives
         (tmp_path / name).mkdir()
@@ -135,13 +156,56 @@ def test_every_format_can_be_timed(tmp_path: Path) -> None:
     assert [np.asarray(y).size for y in ran] == [len(X) * 10] * len(formats)
 
 
+def few_bits(inputs: int) -> Subnet:
+    stages = (Stage(32, (Block(Global(2, bits=Bits(8, inputs)), Mlp(2, bits=Bits(8))),)),)
+    architecture = HierarchicalTransformer(PatchStem(4), stages, classes=5, channels=3)
+    supernet, images = Supernet(hierarchical.build, Space(architecture)), torch.rand(2, 3, 16, 16)
+    buffers = supernet.calibrate(architecture, [images])
+    return Subnet(supernet.extract(architecture, buffers=buffers), to_json(architecture), images)
+
+
+@pytest.mark.parametrize("inputs", [8, 32])
+def test_a_simulation_is_not_timed(inputs: int, tmp_path: Path) -> None:
+    found: list[Check] = []
+    formats = ("safetensors", "onnx", "pt2", "huggingface")
+    export_subnet(
+        few_bits(inputs),
+        tmp_path / "abc",
+        formats=formats,
+        cards=lambda checks: found.extend(checks) or {},
+        timed=lambda runs: [(7.0, 0.5)] * len(runs),
+    )
+    told = {one.format: one.latency_ms for one in found}
+    assert told == dict.fromkeys(formats, None if inputs == 8 else 7.0) | {"onnx": 7.0}
+
+
+def test_bytes_of_weights_are_told_of_every_format(tmp_path: Path) -> None:
+    found: list[Check] = []
+    given = few_bits(8)
+    export_subnet(given, tmp_path / "abc", formats=list(FORMATS), cards=lambda c: found.extend(c) or {})
+    own, floats = predicted_bytes(given.module), predicted_bytes(given.module, 32)
+    predicted = {one.format: one.predicted_bytes for one in found}
+    whole = predicted.pop("openvino")
+    assert own < whole < floats  # only layers of whole numbers have few bits there
+    assert predicted == {
+        **dict.fromkeys(("safetensors", "onnx", "onnx-portable", "mlflow"), own),
+        **dict.fromkeys(("onnx-fp32", "pt2", "huggingface"), floats),
+        "onnx-fp16": floats // 2,
+    }
+    for one in found:
+        assert 0.9 * one.predicted_bytes < one.weight_bytes <= one.predicted_bytes, one
+    exact = {one.format: one.weight_bytes for one in found}
+    assert exact["safetensors"] == own
+    assert exact["pt2"] == exact["huggingface"] == floats
+
+
 ACCURACY = Metric("accuracy", "%", "maximize")
 
 
 @pytest.mark.parametrize(("ours", "theirs", "fits"), [(5000.0, 5001.0, True), (0.05, 0.06, False)])
 def test_what_is_no_percentage_may_differ_by_a_share_of_it(ours, theirs, fits):
     of, rmse = FORMATS["onnx"], Metric("rmse", "K", "minimize")
-    found = Check("onnx", 1000, 1, 0, 0, 100, ("rmse", ours, theirs), 1, None, None)
+    found = Check("onnx", 1000, 1, 0, 0, 100, ("rmse", ours, theirs), 1, 0, 0)
     assert _problems(of, found, False, rmse) == ([] if fits else ["its rmse is 0.06 and not 0.05"])
 
 
@@ -246,7 +310,8 @@ def test_a_file_that_answers_the_first_inputs_alone(tmp_path, monkeypatch):
     """Three inputs that differ tell; one and the same did not."""
     module = nn.Linear(4, 3)
     evidence = Evidence.random(module, torch.rand(1, 4))
-    of = replace(FORMATS["pt2"], load=lambda *_: lambda x: wrong(module, x))
+    told = {"load": lambda *_: lambda x: wrong(module, x), "weight_bytes": lambda *_: 0}
+    of = replace(FORMATS["pt2"], **told)
 
     def wrong(module, x):
         answers = module(torch.from_numpy(x)).detach().numpy()
@@ -298,6 +363,30 @@ class Shifted(nn.Module):
 
     def forward(self, x):
         return self.layer(x) + self.shift
+
+
+class ShiftedWhereNegative(Shifted):
+    def forward(self, x):
+        return self.layer(x) + self.shift * (x[:, :1] < 0)
+
+
+def test_all_inputs_are_held_against_what_is_loaded_again(tmp_path):
+    """Not only the first, which may be one alone."""
+    module = ShiftedWhereNegative(1.0).eval()
+    batches = [Batch((x,), torch.zeros(1)) for x in torch.tensor([[[1.0] * 4], [[2.0] * 4], [[-1.0] * 4]])]
+    with torch.inference_mode():
+        evidence = Evidence(batches, [module(b.inputs[0]) for b in batches])
+    subnet = Subnet(module, {"type": "Net", "width": 8}, torch.rand(1, 4), None, {"Net": Net})
+    subnet = replace(subnet, build=lambda _: ShiftedWhereNegative(2.0))
+    with pytest.raises(ExportError, match="must make the same module again, but what the builder makes"):
+        export_subnet(subnet, tmp_path / "abc", formats=["safetensors"], cards=card, evidence=evidence)
+
+
+def test_an_architecture_that_is_no_architecture_by_its_size_is_not_read(tmp_path):
+    folder = exported(tmp_path / "abc", formats=("safetensors",))
+    (folder / "architecture.json").write_text(" " * (1 << 20) + "{}")
+    with pytest.raises(ExportError, match=r"architecture\.json has 1,048,578 bytes, more than"):
+        load_subnet(folder, lambda _: nn.Linear(1, 1), {"Net": Net})
 
 
 @pytest.mark.parametrize("shift", [1.0, 2.0])

@@ -200,6 +200,18 @@ class TestRunDirectory:
             found = refused(nas, "run", "digits", "--resume", "--run-dir", finished_copy.parent)
         assert "one driver at a time" in found
 
+    @pytest.mark.parametrize("name", [".lock", ".experiment.json.unfinished", "exports"])
+    def test_links_in_it_are_refused(self, nas, finished_copy, tmp_path, name):
+        """Or what others put there would be written to."""
+        (tmp_path / "precious").write_text("mine")
+        shutil.rmtree(finished_copy / "exports", ignore_errors=True)
+        (finished_copy / name).unlink(missing_ok=True)
+        (finished_copy / name).symlink_to(tmp_path / ("precious" if name != "exports" else ""))
+        found = refused(nas, "export", finished_copy, "--format", "safetensors")
+        assert f"{name} is a link to {tmp_path}" in found
+        assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["precious"]
+        assert (tmp_path / "precious").read_text() == "mine"
+
     def test_a_damaged_file_is_named(self, nas, finished_copy):
         (finished_copy / "experiment.json").write_text('{"name": ')
         found = refused(nas, "run", "digits", "--resume", "--run-dir", finished_copy.parent)
