@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from transformers import (  # noqa: E402
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -158,11 +160,113 @@ def test_sizes_that_no_stock_class_has_are_named(tmp_path):
     assert not (tmp_path / "abc").exists()
 
 
+@dataclass(frozen=True)
+class Mine:
+    hidden: tuple[int, ...]
+    inputs: int = 32
+
+
+class MyNet(nn.Module):
+    """As people write them: with a part that no stock class has, and numbers that no file holds."""
+
+    def __init__(self, architecture: Mine) -> None:
+        super().__init__()
+        vit = Wrapped(len(architecture.hidden)).vit
+        for layer, hidden in zip(vit.vit.layers, architecture.hidden, strict=True):
+            for part in (layer.mlp,):
+                for name, inner in list(part.named_modules()):
+                    if isinstance(inner, nn.Linear):
+                        sizes = (16, hidden) if inner.in_features == 16 else (hidden, 16)
+                        part.set_submodule(name, nn.Linear(*sizes))
+        self.vit = vit
+        self.register_buffer("shift", torch.arange(5.0), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.vit(x).logits + self.shift
+
+
+class WrappedNet(MyNet):
+    """Which merely wraps one of transformers, whose layers differ."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.vit(x).logits
+
+
+@pytest.fixture
+def registered():
+    before = dict(huggingface.REGISTERED)
+    yield huggingface.REGISTERED
+    huggingface.REGISTERED.clear()
+    huggingface.REGISTERED.update(before)
+
+
+@pytest.mark.parametrize("build", [MyNet, WrappedNet])
+@pytest.mark.parametrize("inputs", [8, 32])
+def test_any_builder_has_a_class_of_its_own(build, inputs, tmp_path, registered):
+    architecture = Mine((32, 16), inputs)
+    bits = Bits(8, inputs)
+    supernet = Supernet(
+        build, Space(architecture), bits=lambda architecture, name: bits if "mlp" in name else Bits()
+    )
+    module = supernet.extract(architecture, buffers=supernet.calibrate(architecture, [IMAGES]))
+    given = Subnet(module, to_json(architecture), IMAGES, build, {"Mine": Mine})
+    folder = exported(tmp_path / "abc", given)
+    assert "nas-mine" in registered
+    model = huggingface.load(folder)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(IMAGES).logits, module(IMAGES))
+        answer = AutoModelForImageClassification.from_pretrained(folder)(
+            IMAGES, labels=torch.tensor([0, 1, 2])
+        )
+    assert answer.loss > 0
+    assert AutoConfig.from_pretrained(folder).num_labels == 5
+    del registered["nas-mine"]
+    with pytest.raises(
+        ExportError, match=r"known here: got OfImages of the type nas-mine\. Load it with the"
+    ):
+        huggingface.load(folder)
+    with torch.inference_mode():  # as in another process
+        torch.testing.assert_close(huggingface.load(folder, build, [Mine])(IMAGES).logits, module(IMAGES))
+
+
+def test_a_builder_keeps_the_name_that_it_was_registered_under(tmp_path, registered):
+    huggingface.register("own-name", MyNet, [Mine])
+    architecture = Mine((16,))
+    module = MyNet(architecture).eval()
+    folder = exported(tmp_path / "abc", Subnet(module, to_json(architecture), IMAGES, MyNet, {"Mine": Mine}))
+    assert AutoConfig.from_pretrained(folder).model_type == "nas-own-name"
+    assert "nas-mine" not in registered
+
+
+class OfWords(nn.Module):
+    def __init__(self, architecture: Mine) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(7, architecture.hidden[0]), nn.Linear(architecture.hidden[0], 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.words(x).mean(1))
+
+
+def test_tokens_have_their_own_auto_class(tmp_path, registered):
+    module, tokens = OfWords(Mine((4,))).eval(), torch.tensor([[0, 6, 2], [1, 1, 5]])
+    folder = exported(tmp_path / "abc", Subnet(module, to_json(Mine((4,))), tokens, OfWords, {"Mine": Mine}))
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(input_ids=tokens).logits, module(tokens))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model_type": "nas-x", "architectures": ["torch"]}'])
+def test_folders_that_hold_no_model_are_told(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ExportError, match="must hold a model"):
+        huggingface.load(tmp_path)
+
+
 def test_a_stock_class_rounds_no_inputs(tmp_path):
     module, _ = at_bits(Wrapped().eval(), lambda name: Bits(8, 8), Quantization())
     with gathering(module), torch.no_grad():
         module(IMAGES)
-    with pytest.raises(ExportError, match="ViTForImageClassification takes inputs of layers as they are"):
+    with pytest.raises(ExportError, match=r"must hold what its builder makes again.* got Wrapped"):
         exported(tmp_path / "abc", Subnet(module, {"type": "ViT"}, IMAGES))
 
 
@@ -175,8 +279,12 @@ def test_other_builders_are_named(tmp_path):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.linear(x.mean((1, 2)))
 
-    with pytest.raises(
-        ExportError, match=r"must hold an architecture of search_spaces\.hierarchical .*got Net"
-    ):
+    with pytest.raises(ExportError, match=r"must hold what its builder makes again.*got Net \(of an unknown"):
         exported(tmp_path / "abc", Subnet(Net().eval(), {"type": "Net"}, IMAGES))
-    assert huggingface.CLASSES.keys() >= {"Window", "Mlp", "Stage", "Bits", "RepBN"}
+    assert huggingface.HierarchicalForImageClassification.classes.keys() >= {
+        "Window",
+        "Mlp",
+        "Stage",
+        "Bits",
+        "RepBN",
+    }

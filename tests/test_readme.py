@@ -59,8 +59,12 @@ def test_the_example_as_a_script_can_be_exported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     subprocess.run([sys.executable, "mine.py"], check=True, capture_output=True)
     with pytest.raises(SystemExit) as end:
-        main(["export", "runs/mine", "--format", "safetensors"])
+        main(["export", "runs/mine", "--format", "huggingface"])
     assert not end.value.code
+    (folder,) = Path("runs/mine/exports").iterdir()
+    (code,) = re.findall(r"(?s)```python\n(.*?)```", (folder / "card.md").read_text())
+    code = code.replace('"huggingface"', f'"{folder}/huggingface"')  # the data of mine.py lie here
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_the_space_of_the_example_is_one_supernet():

@@ -283,11 +283,12 @@ def _compiled(path: Path, **settings: Any) -> Answer:
 
 
 def _write_huggingface(subnet: Subnet, path: Path) -> None:
-    _huggingface().save(subnet.module, subnet.architecture, path)
+    of = subnet.build, subnet.classes
+    _huggingface().save(subnet.module, subnet.architecture, path, subnet.example, *of)
 
 
 def _load_huggingface(path: Path, module: nn.Module) -> Answer:
-    model = _huggingface().load(path, module)
+    model = _huggingface().load(path)
 
     def answer(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

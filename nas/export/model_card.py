@@ -46,9 +46,7 @@ _RUN = {
     "pt2": _TORCH.replace("{load}", 'model = torch.export.load("model.pt2").module()'),
     "huggingface": _TORCH.replace(
         "{load}",
-        "import search_spaces.huggingface as own, transformers\n"
-        'name = transformers.AutoConfig.from_pretrained("huggingface").architectures[0]\n'
-        'model = (getattr(own, name, None) or getattr(transformers, name)).from_pretrained("huggingface")',
+        'from search_spaces.huggingface import load\n{own}model = load("huggingface"{of})',
     ).replace("{logits}", ".logits"),
     "openvino": """\
 import numpy as np
@@ -76,6 +74,13 @@ def _experiment_code(run: Mapping[str, Any]) -> str:
     given = {k: v for k, v in given.items() if "." not in k and k != "tracking"}  # builder and space
     call = f"load_experiment({name!r}, {given!r})"
     return f"from nas.experiment import load_experiment; experiment, _ = {call}"
+
+
+def _builder_code(architecture: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
+    """How a Hugging Face folder is told its builder; ours is known."""
+    if architecture.get("type") == "HierarchicalTransformer":
+        return {"own": "", "of": ""}
+    return {"own": f"{_experiment_code(run)}\n", "of": ", experiment.build, experiment.space.classes"}
 
 
 def _run_code(checks: Sequence[Check], **names: Any) -> str:
@@ -127,7 +132,12 @@ def card(
     shape = (1, *example.shape[1:])
     dtype = str(example.dtype).removeprefix("torch.")
     run_code = _run_code(
-        checks, shape=shape, dtype=dtype, preparation=preparation, experiment=_experiment_code(run)
+        checks,
+        shape=shape,
+        dtype=dtype,
+        preparation=preparation,
+        experiment=_experiment_code(run),
+        **_builder_code(entry["architecture"], run),
     )
     sections = (
         f"# Subnet {entry['id']}\n",
