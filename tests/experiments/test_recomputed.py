@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from experiments import cifar10_small
-from experiments.benchmarks import hand_scaled, learning_rates, nested_bits, strategies, trust
+from experiments.benchmarks import hand_scaled, learning_rates, nested_bits, strategies, trust, verified
 from experiments.benchmarks.results import FOLDER
 
 BENCHMARKS = {
@@ -33,6 +33,14 @@ def test_every_figure_can_be_had_again(name):
 
 def again_of(benchmark: ModuleType) -> dict:
     return benchmark.evaluated(benchmark.read())
+
+
+def test_accuracies_of_a_verified_front_can_be_had_again():
+    written = json.loads((FOLDER / "cifar10.json").read_text())
+    found = json.loads(json.dumps(verified.evaluated("cifar10")))
+    assert found == {name: written[name] for name in found}
+    assert found["largest_accuracy"] > found["smallest_accuracy"]
+    assert {f"{p['id']} {p['device']}" for p in written["front"]} == found["accuracy on test, %"].keys()
 
 
 def test_the_best_learning_rate_is_that_of_the_experiment():
