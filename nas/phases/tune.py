@@ -259,7 +259,7 @@ def recipe_settings(run_dir: Path, name: str) -> dict[str, str]:
             f"it out."
         )
     found = json.loads(path.read_text(encoding="utf-8"))
-    return {key: str(value) for key, value in (found["set"] | found["settings"]).items()}
+    return {key: str(value) for key, value in (found.get("set", {}) | found["settings"]).items()}
 
 
 def _costs(run: Run, rules: Sequence[str]) -> dict[str, float]:
