@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from nas.architecture import from_json, reachable_from, to_json
@@ -33,6 +32,7 @@ from search_spaces.hierarchical import HierarchicalTransformer, build
 from search_spaces.pretrained.libraries import prepare
 
 prepare()
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -69,7 +69,7 @@ class SubnetConfig(PreTrainedConfig):
             )
         self.architecture = dict(architecture) if architecture else None
         self.bits = bits
-        if "classes" in (architecture or {}) and "id2label" not in others:
+        if "classes" in (architecture or {}):
             others.setdefault("num_labels", classes)
         super().__init__(**others)
 
@@ -189,7 +189,7 @@ def register(
         tokens: whether inputs are token ids (B, N), and no images (B, channels, height, width).
 
     Example:
-        >>> register("vit", hf_vit.build, [hf_vit.ViT])
+        >>> register("vit", ViT, [Architecture])
     """
     known = dict(classes) if isinstance(classes, Mapping) else reachable_from(classes)
     config = type(
@@ -317,10 +317,11 @@ def load(
         kind, name = str(config["model_type"]), str(config["architectures"][0])
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise ExportError(f"{folder} must hold a model of transformers, but: {first_line(error)}") from error
-    if build and kind.startswith(PREFIX) and kind not in REGISTERED:
+    known = REGISTERED.get(kind)
+    if build and kind.startswith(PREFIX) and (known is None or known.build != build):  # names may be shared
         register(kind.removeprefix(PREFIX), build, classes, tokens=name == OfTokens.__name__)
-    of = REGISTERED.get(kind) or getattr(transformers, name, None)
-    if not isinstance(of, type) or not issubclass(of, PreTrainedModel):
+    of: Any = REGISTERED.get(kind) or getattr(transformers, name, None)
+    if not (isinstance(of, type) and issubclass(of, PreTrainedModel)):
         raise ExportError(
             f"{folder} must hold a model that is known here: got {name} of the type {kind}. Load it with the "
             f"builder that made it, `load(folder, build, classes)`."

@@ -234,9 +234,8 @@ def _finished(database: Any, longest: int, optuna: Any) -> list[Tried]:
     study = optuna.load_study(study_name=STUDY, storage=database)
     complete, times = optuna.trial.TrialState.COMPLETE, rungs(longest)
     return [
-        Tried(
-            t.number, dict(t.params), float(t.value), times[len(t.intermediate_values)]
-        )  # the last is `value`
+        # the last report is no intermediate value, but `value`
+        Tried(t.number, dict(t.params), float(t.value), times[len(t.intermediate_values)])
         for t in study.get_trials(states=(complete,))
     ]
 
