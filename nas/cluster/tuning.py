@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -110,12 +109,12 @@ def tune(
             def trainable(config: Settings) -> None:
                 objective(ray.get(reference), config, _report)
 
-            numbers = count(len(done))
+            told = {tried.number for tried in done}
 
             def ended(config: Settings, figures: dict[str, Any]) -> None:
-                on_trial(
-                    Tried(next(numbers), config, float(figures[SCORE]), int(figures[TIME]), figures[SECONDS])
-                )
+                number = _number_of(config, told, database, optuna)
+                told.add(number)
+                on_trial(Tried(number, config, float(figures[SCORE]), int(figures[TIME]), figures[SECONDS]))
 
             with TemporaryDirectory(prefix="nas-tune-") as folder:
                 tuner = ray_tune.Tuner(
@@ -238,6 +237,14 @@ def _finished(database: Any, longest: int, optuna: Any) -> list[Tried]:
         Tried(t.number, dict(t.params), float(t.value), times[len(t.intermediate_values)])
         for t in study.get_trials(states=(complete,))
     ]
+
+
+def _number_of(settings: Settings, told: set[int], database: Any, optuna: Any) -> int:
+    """The storage's number of a configuration, of those not `told`: not the order in which they end."""
+    study = optuna.load_study(study_name=STUDY, storage=database)
+    return next(
+        t.number for t in study.get_trials(deepcopy=False) if t.params == settings and t.number not in told
+    )
 
 
 def _follower(on_end: Callable[[Settings, dict[str, Any]], None]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -59,6 +60,20 @@ def test_the_best_of_all_that_was_tried(tmp_path):
     done = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=8, on_trial=told.append, **options)
     assert done == more
     assert len(told) == 8
+
+
+def first_is_slow(best, settings, report):
+    if settings == FIRST:
+        time.sleep(4)
+    objective(best, settings, report)
+
+
+def test_their_numbers_are_those_of_the_storage_though_they_end_in_another_order(tmp_path):
+    told = []
+    options = {"longest": 9, "first": FIRST, "by_value": HERE, "on_trial": told.append}
+    found = tune(first_is_slow, 0.5, SPACE, tmp_path / "a.db", samples=2, **options)
+    assert {t.number: t.settings for t in told} == {t.number: t.settings for t in found}
+    assert next(t for t in told if t.number == 0).settings == FIRST
 
 
 def test_they_are_compared_where_asha_does():
