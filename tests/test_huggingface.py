@@ -80,7 +80,7 @@ def test_the_auto_classes_read_an_export(tmp_path):
         ({"architecture": {"type": "PatchStem", "patch": 4}}, "must hold a HierarchicalTransformer: got"),
         ({"bits": "{}"}, "must be as `nas export` writes it"),
         ({"architecture": [1]}, r"must hold an architecture: got \[1\]"),
-        ({"architecture": {"classes": 10**9}}, "`classes` in a config must be a number from 1 to 1,000,000"),
+        ({"architecture": {"classes": 1_000_001}}, "`classes` in a config must be a number from 1 to 1,000,000"),
     ],
 )
 def test_a_config_builds_architectures_alone(change, message, tmp_path):
@@ -236,6 +236,24 @@ def test_a_builder_keeps_the_name_that_it_was_registered_under(tmp_path, registe
     folder = exported(tmp_path / "abc", Subnet(module, to_json(architecture), IMAGES, MyNet, {"Mine": Mine}))
     assert AutoConfig.from_pretrained(folder).model_type == "nas-own-name"
     assert "nas-mine" not in registered
+
+
+class Negative(MyNet):
+    """With architectures of the same name, and weights of the same names and shapes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -super().forward(x)
+
+
+def test_the_builder_that_is_given_counts_more_than_one_of_the_same_name(tmp_path, registered):
+    architecture = Mine((16,))
+    module = MyNet(architecture).eval()
+    folder = exported(tmp_path / "abc", Subnet(module, to_json(architecture), IMAGES, MyNet, {"Mine": Mine}))
+    huggingface.register("mine", Negative, [Mine])
+    with torch.inference_mode():
+        expected = module(IMAGES)
+        torch.testing.assert_close(huggingface.load(folder)(IMAGES).logits, -expected)
+        torch.testing.assert_close(huggingface.load(folder, MyNet, [Mine])(IMAGES).logits, expected)
 
 
 class OfWords(nn.Module):

@@ -135,7 +135,7 @@ def tune(
                         name="tune", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
                     ),
                 )
-                results = tuner.fit()
+                results = _fit(tuner, workers)
             for result in results:
                 if result.error is not None:
                     on_failure(_last_line(result.error))
@@ -181,16 +181,32 @@ def several(
             on_end(items[config["item"]], figures)
 
         with TemporaryDirectory(prefix="nas-tune-") as folder:
-            results = ray_tune.Tuner(
+            tuner = ray_tune.Tuner(
                 ray_tune.with_resources(trainable, of_a_training(device, workers)),
                 param_space={"item": ray_tune.grid_search(list(range(len(items))))},
                 tune_config=ray_tune.TuneConfig(metric=SCORE, mode="max"),
                 run_config=ray_tune.RunConfig(
                     name="several", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
                 ),
-            ).fit()
+            )
+            results = _fit(tuner, workers)
     if errors := [result.error for result in results if result.error is not None]:
         raise RunError(f"Training must not fail, but did: {_last_line(errors[0])}")
+
+
+def _fit(tuner: Any, workers: int) -> Any:
+    """All trials of `tuner`. Where Ray ends a process for want of memory, Ray Tune ends with it."""
+    from ray.exceptions import OutOfMemoryError
+
+    try:
+        return tuner.fit()
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, OutOfMemoryError):
+            raise
+        raise RunError(
+            f"Memory must hold {workers} training(s) at once, but ran out, and Ray ended one. What had ended "
+            f"is kept: the same command goes on, with fewer --workers, or once other programs need less."
+        ) from error
 
 
 def _last_line(error: Exception) -> str:

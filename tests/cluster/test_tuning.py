@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -100,6 +101,27 @@ def test_nothing_that_works_is_an_error(tmp_path):
         tune(fails, None, SPACE, tmp_path / "b.db", **options)
     assert len(failures) == 2
     assert all("ValueError: no training" in failure for failure in failures)
+
+
+class OutOfMemory:
+    """As Ray Tune ends where a process of it was ended for want of memory (seen with Ray 2.56)."""
+
+    def __init__(self, *args, **kwargs): ...
+
+    def fit(self):
+        from ray.air.execution._internal.actor_manager import RayActorManager
+        from ray.exceptions import OutOfMemoryError
+
+        RayActorManager(Mock())._actor_task_failed(Mock(), OutOfMemoryError("1 worker(s) were killed"))
+
+
+def test_want_of_memory_is_a_message(tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.tune.Tuner", OutOfMemory)
+    message = r"Memory must hold 2 training\(s\) at once.* the same command goes on"
+    with pytest.raises(RunError, match=message):
+        tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=2, longest=2, by_value=HERE)
+    with pytest.raises(RunError, match=message):
+        several(rises_until, None, [1], on_end=print, by_value=HERE)
 
 
 def fails_at_one(shared, item, report):
