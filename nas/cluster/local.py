@@ -21,6 +21,8 @@ LOCAL_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),  # one a process: Ray reads it once
     "RAY_USAGE_STATS_ENABLED": "0",
+    # How often a task is tried again that was ended for want of memory: Ray's own way is for ever.
+    "RAY_task_oom_retries": "2",
     # Tasks that ask for no accelerator leave the user's choice of one alone (Ray's coming default).
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
