@@ -8,6 +8,7 @@ bins, subnets; since a resample holds some subnets twice, those of τ lie low an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -99,17 +100,33 @@ def _figures(assessed: Assessed) -> dict[str, float]:
         found[f"tau_ceiling_{where}"] = float(np.mean(ceiling)) if ceiling else float("nan")
     found["tau_above_macs"] = found["tau_within_cost"] - found["tau_macs_within_cost"]
     reached = alone.mean(1)
-    regrets = []
-    for b in np.unique(assessed.bins):
-        inside = np.flatnonzero(assessed.bins == b)
-        top = inside[np.argsort(-inherited[inside], kind="stable")[:TOP]]
-        regret = float(reached[inside].max() - reached[top].max())
-        regrets.append(regret if len(inside) > TOP else float("nan"))  # the best of all is always among all
-        found[f"top{TOP}_regret.{b}"] = regrets[-1]
+    bins = {int(b): assessed.bins == b for b in np.unique(assessed.bins)}
+    regrets = {b: _regret(reached[inside], inherited[inside]) for b, inside in bins.items()}
+    for b, inside in bins.items():
+        found[f"top{TOP}_regret.{b}"] = regrets[b]
         found[f"gap.{b}"] = float(np.median(reached[inside] - inherited[inside]))
-    found[f"top{TOP}_regret"] = float(np.mean(regrets))
+    found[f"top{TOP}_regret"] = float(np.mean(list(regrets.values())))
+    by_cost = [_regret(reached[inside], assessed.costs[inside]) for inside in bins.values()]
+    found[f"top{TOP}_regret_macs"] = float(np.mean(by_cost))
+    found[f"top{TOP}_regret_random"] = float(np.mean([_regret_of_chance(reached[i]) for i in bins.values()]))
     found["median_gap"] = float(np.median(reached - inherited))
     return found
+
+
+def _regret(reached: np.ndarray, by: np.ndarray) -> float:
+    """What the best of the first `TOP`, in the order of `by`, lacks of the best of all; NaN where these are
+    all."""
+    top = np.argsort(-by, kind="stable")[:TOP]
+    return float(reached.max() - reached[top].max()) if len(reached) > TOP else float("nan")
+
+
+def _regret_of_chance(reached: np.ndarray) -> float:
+    """What that is on average for `TOP` that are drawn."""
+    draws = math.comb(len(reached), TOP)
+    if len(reached) <= TOP:
+        return float("nan")
+    best = sum(math.comb(i, TOP - 1) * value for i, value in enumerate(np.sort(reached).tolist()))
+    return float(reached.max()) - best / draws
 
 
 def with_intervals(

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from nas.errors import LayoutError
 from nas.layers.choice import Bits
@@ -64,12 +66,14 @@ def _skeleton(build: AtBits, layouts_of: LayoutsOf | None, architecture: Any) ->
     frozen = set[str]()
     for prefix, inner in module.named_modules():  # once: walks are a good part of the time of a step
         before = f"{prefix}." if prefix else ""
+        _require_no_spectral_norm(prefix, inner)
         if hasattr(inner, "layouts"):
             declared |= {f"{before}{name}": layout for name, layout in inner.layouts().items()}
         for name, parameter in inner._parameters.items():
             if parameter is None:
                 continue
             alias = f"{before}{name}"
+            _require_floats(alias, parameter)
             name = first.setdefault(id(parameter), alias)  # tied ones go by their first name
             shapes[name] = _shape(name, parameter)
             if not parameter.requires_grad:
@@ -113,6 +117,25 @@ def _shape(name: str, parameter: nn.Parameter) -> tuple[int, ...]:
             f"before its first input. Use the module that is not lazy."
         )
     return tuple(parameter.shape)
+
+
+def _require_floats(name: str, parameter: nn.Parameter) -> None:
+    if not parameter.is_floating_point():
+        raise LayoutError(
+            f"A builder's parameters must be of floats, to be trained and shared: `{name}` is of "
+            f"{parameter.dtype}. Make it a buffer."
+        )
+
+
+def _require_no_spectral_norm(name: str, module: nn.Module) -> None:
+    """Raises LayoutError where buffers are about weights: those of a build are not those of the bank."""
+    hooks = module._forward_pre_hooks.values()
+    if isinstance(module, _SpectralNorm) or any(isinstance(hook, SpectralNorm) for hook in hooks):
+        raise LayoutError(
+            f"A module must follow from its parameters, but `{name.partition('.parametrizations')[0]}` has a "
+            f"spectral norm, whose vectors belong to one set of weights and would be wrong for slices of "
+            f"others. Build it without; `weight_norm` is fine."
+        )
 
 
 def _buffers(module: nn.Module, build: Build, architecture: Any) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """`Supernet`: one bank of weights that serves every architecture of a space.
 
 There are no elastic layers. A plain builder makes a plain module without weights; a subnet's forward
-runs that skeleton with slices of the bank (`torch.func.functional_call`), and extraction is the plain
-module with the slices copied in. Parameters of the same name share weights: that is all of the policy.
+runs that skeleton with slices of the bank in place (as `torch.func.functional_call` does), and extraction
+is the plain module with the slices copied in. Parameters of the same name share weights: that is all of
+the policy.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.stateless import _reparametrize_module
 
 from nas.calibration import gathering, gathers
 from nas.errors import LayoutError
@@ -100,6 +102,26 @@ class Supernet:
         `buffers` (from `calibrate`) replace those that the builder starts with. Gradients reach the bank, or
         `slices` of it.
         """
+        with self.in_place(
+            architecture, train=train, quantized=quantized, buffers=buffers, slices=slices
+        ) as module:
+            return module(*inputs, **named_inputs)
+
+    @contextmanager
+    def in_place(
+        self,
+        architecture: Any,
+        *,
+        train: bool = False,
+        quantized: bool = True,
+        buffers: Mapping[str, Tensor] | None = None,
+        slices: Mapping[str, Tensor] | None = None,
+    ) -> Iterator[nn.Module]:
+        """The module of a subnet, which has its weights while this lasts; as of a call.
+
+        A backward pass belongs inside where it may run parts of the module again (activation checkpointing,
+        Chen et al., 2016).
+        """
         skeleton = self._skeleton(architecture)
         if skeleton.module.training != train:
             skeleton.module.train(train)
@@ -107,7 +129,8 @@ class Supernet:
         if train:  # norms write their running statistics: into copies
             kept = {name: buffer.clone() for name, buffer in kept.items()}
         values = self.weights(architecture, quantized=quantized, slices=slices) | kept
-        return torch.func.functional_call(skeleton.module, values, inputs, named_inputs)
+        with _reparametrize_module(skeleton.module, values, tie_weights=True):  # as functional_call does
+            yield skeleton.module
 
     def weights(
         self, architecture: Any, *, quantized: bool = True, slices: Mapping[str, Tensor] | None = None
@@ -262,7 +285,8 @@ class Supernet:
         return list(self.bank.values())
 
     def matrices(self) -> frozenset[str]:
-        """Names of the parameters `….weight` with two axes or more: they decay and may have few bits."""
+        """Names of the parameters with two axes or more that are weights by their names, such as `q.weight`,
+        `in_proj_weight` and `weight_ih_l0`: they decay."""
         return self._matrices
 
     def state(self) -> dict[str, Tensor]:
@@ -413,7 +437,7 @@ def _matrices(skeletons: Iterable[Skeleton]) -> frozenset[str]:
         name
         for skeleton in skeletons
         for name, (shape, _) in skeleton.parameters.items()
-        if len(shape) > 1 and name.endswith("weight")
+        if len(shape) > 1 and (name.rpartition(".")[2].startswith("weight") or name.endswith("weight"))
     )
 
 

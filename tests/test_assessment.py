@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -75,9 +76,20 @@ def test_regret_is_what_the_best_of_the_top_three_lacks():
     assert found["top3_regret.0"] == pytest.approx(15)  # 90, against 75 among the first three
     assert found["top3_regret.1"] == pytest.approx(0)
     assert found["top3_regret"] == pytest.approx(7.5)
+    first = [90 - max(drawn) for drawn in combinations(alone[:5], 3)]
+    second = [80 - max(drawn) for drawn in combinations(alone[5:], 3)]
+    assert found["top3_regret_random"] == pytest.approx((np.mean(first) + np.mean(second)) / 2)
     assert found["gap.0"] == pytest.approx(30)
     assert found["gap.1"] == pytest.approx(20)
     assert found["median_gap"] == pytest.approx(20)
+
+
+def test_regret_by_cost():
+    alone = [70, 75, 60, 90, 10]
+    found = figures(assessed([1] * 5, [alone, alone], costs=[1.0, 1.1, 1.3, 1.2, 1.4], bins=[0] * 5))
+    assert found["top3_regret_macs"] == pytest.approx(0)
+    found = figures(assessed([1] * 5, [alone, alone], costs=[1.4, 1.1, 1.3, 1.0, 1.2], bins=[0] * 5))
+    assert found["top3_regret_macs"] == pytest.approx(20)
 
 
 def test_the_best_of_three_is_always_among_three():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from training.small import RECIPE, made_up_task
 
-from nas.errors import SpaceError
+from nas.errors import RunError, SpaceError
 from nas.experiment import Experiment
 from nas.phases.chosen import Assessment, choose
 from nas.training import Nested, Subnets
@@ -36,6 +36,14 @@ def test_without_a_rule_that_leaves_something_out_all_are_trained(experiment):
     assert chosen == choose(experiment, replace(WHAT, unseen=0))
     with pytest.raises(SpaceError, match="`--unseen` must have subnets that the training leaves out"):
         choose(experiment, WHAT)
+
+
+def test_bins_that_overlap(experiment):
+    """A subnet would be trained, and counted, several times."""
+    with pytest.raises(RunError, match=r"must not overlap: 4 of ±50 %, .* do\. Lower --bins or --width"):
+        choose(experiment, Assessment(bins=4, width=0.5))
+    with pytest.raises(SpaceError):  # one bin overlaps with none
+        choose(experiment, Assessment(bins=1, width=0.001, subnets=1000, unseen=2))
 
 
 @pytest.mark.parametrize(

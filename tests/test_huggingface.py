@@ -80,7 +80,10 @@ def test_the_auto_classes_read_an_export(tmp_path):
         ({"architecture": {"type": "PatchStem", "patch": 4}}, "must hold a HierarchicalTransformer: got"),
         ({"bits": "{}"}, "must be as `nas export` writes it"),
         ({"architecture": [1]}, r"must hold an architecture: got \[1\]"),
-        ({"architecture": {"classes": 1_000_001}}, "`classes` in a config must be a number from 1 to 1,000,000"),
+        (
+            {"architecture": {"classes": 1_000_001}},
+            "`classes` in a config must be a number from 1 to 1,000,000",
+        ),
     ],
 )
 def test_a_config_builds_architectures_alone(change, message, tmp_path):

@@ -298,14 +298,40 @@ class TestWhatABuilderAndItsLayoutsMayNotBe:
             Supernet(lambda a: nn.LazyLinear(a.width), Space(Width(oneof(4, 8))))
 
     def test_buffers_that_are_made_of_weights(self):
-        def build(a: Width) -> nn.Module:
-            return nn.utils.spectral_norm(nn.Linear(3, a.width))
+        class Scaled(nn.Linear):
+            def __init__(self, width: int) -> None:
+                super().__init__(3, width)
+                self.register_buffer("scale", 2 * torch.ones_like(self.bias))
 
-        supernet = Supernet(build, Space(Width(oneof(4, 8))))
-        assert set(supernet.bank) == {"bias", "weight_orig"}
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return super().forward(x) * self.scale
+
+        supernet = Supernet(lambda a: Scaled(a.width), Space(Width(oneof(4, 8))))
+        assert set(supernet.bank) == {"bias", "weight"}
         x = torch.ones(2, 3)
         with torch.no_grad():
-            assert supernet(Width(4), x).shape == (2, 4)
+            answer = 2 * nn.functional.linear(x, supernet.bank["weight"][:4], supernet.bank["bias"][:4])
+            torch.testing.assert_close(supernet(Width(4), x), answer)
+
+    @pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+    def test_spectral_norms(self, norm):
+        """Their vectors would be those of other weights."""
+
+        def build(a: Width) -> nn.Module:
+            return nn.Sequential(norm(nn.Linear(3, a.width)), nn.ReLU())
+
+        with pytest.raises(LayoutError, match=r"`0` has a spectral norm, whose vectors"):
+            Supernet(build, Space(Width(oneof(4, 8))))
+
+    @pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.complex64])
+    def test_parameters_of_no_floats(self, kind):
+        def build(a: Width) -> nn.Module:
+            module = nn.Linear(3, a.width)
+            module.count = nn.Parameter(torch.zeros(2, dtype=kind), requires_grad=False)
+            return module
+
+        with pytest.raises(LayoutError, match=rf"`count` is of {kind}\. Make it a buffer"):
+            Supernet(build, Space(Width(oneof(4, 8))))
 
 
 def test_state_round_trip(supernets):

@@ -249,6 +249,17 @@ class TestChildren:
             history = MlflowClient(second.uri).get_metric_history(child.info.run_id, "accuracy/measured")
             assert len(history) == 1
 
+    def test_configurations_of_a_tuning(self, start: Callable[..., Tracker]) -> None:
+        """In whichever order they end, and told again by a later call."""
+        tracker = start()
+        settings = {"training.subnets": "nas.training.Sandwich", "training.learning_rate": 0.003}
+        for number in (1, 0, 1):
+            tracker.configuration(number, settings, {"score": 50.0 + number, "time": 9})
+        found = {child.info.run_name: child.data for child in children(tracker)}
+        assert found.keys() == {"configuration 0", "configuration 1"}
+        assert found["configuration 0"].metrics == {"score": 50.0, "time": 9.0}
+        assert found["configuration 1"].params["training.subnets"] == "nas.training.Sandwich"
+
 
 class TestServer:
     def test_that_is_away_is_an_error_at_once(self) -> None:

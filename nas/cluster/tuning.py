@@ -67,7 +67,8 @@ def tune(
     on_failure: Callable[[str], None] = lambda _: None,
     by_value: Sequence[ModuleType] = (),
 ) -> list[Tried]:
-    """Tries `samples` configurations, those in `storage` included, and returns them all, the best first.
+    """Tries `samples` configurations, those in `storage` included, and returns them all, the best first: of
+    those that went furthest the one with the highest score, since what ended early did so for its score.
 
     Args:
         objective: of `shared` and a configuration; reports a score to be maximised at each of the `rungs`.
@@ -139,7 +140,7 @@ def tune(
             for result in results:
                 if result.error is not None:
                     on_failure(_last_line(result.error))
-    found = sorted(_finished(database, longest, optuna), key=lambda t: -t.score)
+    found = sorted(_finished(database, longest, optuna), key=lambda t: (-t.time, -t.score))
     if not found:
         raise RunError(
             f"A configuration must reach a score, but none of {samples} did. The trainings' own errors are "
@@ -257,10 +258,8 @@ def _finished(database: Any, longest: int, optuna: Any) -> list[Tried]:
 
 def _number_of(settings: Settings, told: set[int], database: Any, optuna: Any) -> int:
     """The storage's number of a configuration, of those not `told`: not the order in which they end."""
-    study = optuna.load_study(study_name=STUDY, storage=database)
-    return next(
-        t.number for t in study.get_trials(deepcopy=False) if t.params == settings and t.number not in told
-    )
+    trials = optuna.load_study(study_name=STUDY, storage=database).get_trials(deepcopy=False)
+    return next((t.number for t in trials if t.params == settings and t.number not in told), len(trials))
 
 
 def _follower(on_end: Callable[[Settings, dict[str, Any]], None]) -> Any:

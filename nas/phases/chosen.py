@@ -71,6 +71,7 @@ def choose(experiment: Experiment, what: Assessment) -> list[Chosen]:
     """The subnets that are assessed, the same at each call.
 
     Raises:
+        RunError: bins overlap.
         SpaceError: a bin holds less than two subnets of a kind that is asked for.
     """
     space, features = experiment.space, experiment.costs()
@@ -80,6 +81,11 @@ def choose(experiment: Experiment, what: Assessment) -> list[Chosen]:
 
     least, most = cost(np.array([space.encode(a) for a in (space.smallest(), space.largest())])).tolist()
     middles = np.geomspace(least, most, what.bins + 2)[1:-1].tolist()
+    if what.bins > 1 and middles[0] * (1 + what.width) >= middles[1] * (1 - what.width):
+        raise RunError(
+            f"Bins of costs must not overlap: {what.bins} of ±{100 * what.width:g} %, evenly between the "
+            f"smallest and largest subnet ({least:.3g} and {most:.3g} MMACs), do. Lower --bins or --width."
+        )
     bins = [
         _Bin(experiment, cost, m * (1 - what.width), m * (1 + what.width), b) for b, m in enumerate(middles)
     ]

@@ -143,11 +143,14 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
     with bar("Tune the recipe", tuning.samples) as progress:
         seconds = _Seconds(folder / SPENT)
 
+        def follow(tried: Tried) -> None:
+            figures = {"score": tried.score, "time": tried.time, "core_seconds": seconds.of(tried.settings)}
+            run.tracker.configuration(tried.number, tried.settings, figures)
+
         def note(tried: Tried) -> None:
             seconds.add(tried.settings, tried.core_seconds)
             progress.advance(f"{metric.text(sign * tried.score)} after {tried.time} of {tuning.epochs}")
-            numbers = {k: v for k, v in tried.settings.items() if isinstance(v, (int, float))}
-            run.tracker.metrics(tried.number, numbers | {"score": tried.score, "time": tried.time}, "tune")
+            follow(tried)
 
         found = tune(
             _objective,
@@ -170,6 +173,8 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
             f"{len(failures)} of {tuning.samples} configurations failed, and count for nothing; the first: "
             f"{failures[0]}"
         )
+    for tried in found:  # a call that was killed may have left some out
+        follow(tried)
     best = found[0]
     trials = [
         {
@@ -188,9 +193,7 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
     write_atomically(path, json.dumps(results, indent=1) + "\n")
     run.tracker.artifact(path)
     _print(found[:5], metric, sign, tuning.epochs)
-    command = ["nas", "run", run.source.path or run.source.name, "--recipe"]
-    for setting, value in given.items():
-        command += ["--set", f"{setting}={value}"]
+    command = ["nas", "run", run.source.path or run.source.name, "--recipe"]  # which has what was `given`
     if folder.parent.resolve() != Path("runs").resolve():
         command += ["--run-dir", str(folder.parent)]
     console.print(f"Best recipe: {path}. Use it with: {shlex.join(command)}")

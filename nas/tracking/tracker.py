@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 # Defaults, which the user's environment overrides. mlflow reads them on import and at each call.
@@ -137,17 +138,17 @@ class Tracker:
 
         Its numbers on the split *test* stay out: they belong to the report and the card alone.
         """
+        params = {"id": entry["id"], **dict(flatten(entry["architecture"]))}
+        tags = {
+            "device": entry["device"],
+            "mlflow.note.content": f"```\n{outline(entry['architecture'])}\n```"[:TAG_LENGTH],
+        }
         name = f"{entry['device']}/{entry['id']}"
-        with self._tolerated(f"the child run {name}"):
-            if self._children is None:
-                self._children = self._existing_children()
-            run = self._children.get(name) or self._create_child(name, entry)
-            parts = dict(flatten(entry["architecture"]))
-            _log_params(self._client, run, {"id": entry["id"], **parts})
-            self._log_changed(run, entry_metrics(entry))
-            if run.info.status != "FINISHED":
-                self._client.set_terminated(run.info.run_id)
-            self._children[name] = self._client.get_run(run.info.run_id)
+        self._child(name, entry["id"], params, entry_metrics(entry), tags)
+
+    def configuration(self, number: int, settings: Mapping[str, Any], figures: Mapping[str, float]) -> None:
+        """A configuration that `nas tune` tried as a child run, found again when it exists."""
+        self._child(f"tune/{number}", f"configuration {number}", settings, figures)
 
     def artifact(self, path: Path | str) -> None:
         """Stores a copy of the file (or directory) at `path` with the run."""
@@ -213,14 +214,29 @@ class Tracker:
         runs = self._client.search_runs([self._experiment_id], ours)
         return {run.data.tags[ENTRY_TAG]: run for run in runs if ENTRY_TAG in run.data.tags}
 
-    def _create_child(self, name: str, entry: Mapping[str, Any]) -> Run:
-        tags = {
-            MLFLOW_PARENT_RUN_ID: self.run_id,
-            ENTRY_TAG: name,
-            "device": entry["device"],
-            "mlflow.note.content": f"```\n{outline(entry['architecture'])}\n```"[:TAG_LENGTH],
-        }
-        return self._client.create_run(self._experiment_id, tags=tags, run_name=entry["id"])
+    def _child(
+        self,
+        name: str,
+        run_name: str,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        with self._tolerated(f"the child run {name}"):
+            if self._children is None:
+                self._children = self._existing_children()
+            if name not in self._children:
+                own = {MLFLOW_PARENT_RUN_ID: self.run_id, ENTRY_TAG: name}
+                created = self._client.create_run(
+                    self._experiment_id, tags={**own, **tags}, run_name=run_name
+                )
+                self._children[name] = created
+            run = self._children[name]
+            _log_params(self._client, run, params)
+            self._log_changed(run, metrics)
+            if run.info.status != "FINISHED":
+                self._client.set_terminated(run.info.run_id)
+            self._children[name] = self._client.get_run(run.info.run_id)
 
     def _log_changed(self, run: Run, values: Mapping[str, float]) -> None:
         """Logs what the child does not say yet: all of it at first, new measurements later."""

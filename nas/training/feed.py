@@ -56,7 +56,7 @@ class Feed:
     def _made_ready(self, epoch: int, first: int) -> Iterator[Batch]:
         """The batches of an epoch from one on, made while steps run: by a thread, or by a process where
         somebody's augmentation may draw from PyTorch's own numbers, which steps draw from."""
-        if isinstance(getattr(self.task, "augment", None), OURS):
+        if type(getattr(self.task, "augment", None)) in OURS:  # a subclass of these is somebody's own
             return Prefetched(self._source(epoch, first))
         if not CAN_FORK:
             return self._source(epoch, first)

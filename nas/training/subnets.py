@@ -17,6 +17,7 @@ Costs = Callable[[np.ndarray], np.ndarray]
 """Of genes (n, genes): what they cost, (n,)."""
 POOL = 1024  # architectures that are drawn to learn what the space costs
 LEAST = 8  # members of a bin below which more are looked for
+MOST_BINS = 32  # each that few of those have is looked for at length
 STEPS = 4  # of the walk from a member of a bin
 
 
@@ -201,7 +202,7 @@ class CostBalanced(Subnets):
     count: int = 1
 
     def __post_init__(self) -> None:
-        _require_count("bins", self.bins, 1)
+        _require_count("bins", self.bins, 1, MOST_BINS)
         _require_count("count", self.count, 1)
 
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
@@ -218,7 +219,7 @@ class BoundedJumps(Subnets):
     bins: int = 8
 
     def __post_init__(self) -> None:
-        _require_count("bins", self.bins, 1)
+        _require_count("bins", self.bins, 1, MOST_BINS)
 
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
         bins = _bins(self.cost, space, self.bins)
@@ -374,6 +375,7 @@ def _rng(seed: int, step: int) -> np.random.Generator:
     return np.random.default_rng((seed, step))
 
 
-def _require_count(name: str, value: int, least: int) -> None:
-    if type(value) is not int or value < least:
-        raise RunError(f"`training.subnets.{name}` must be a whole number, {least} or more: got {value!r}.")
+def _require_count(name: str, value: int, least: int, most: int | None = None) -> None:
+    if type(value) is not int or value < least or (most is not None and value > most):
+        ends = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise RunError(f"`training.subnets.{name}` must be a whole number, {ends}: got {value!r}.")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.architecture import architecture_id
 from nas.errors import RunError, SpaceError, errors_of_users
@@ -116,9 +116,10 @@ class Update:
                 self.targets = given.targets
                 batch, _ = self.feed.own(self.feed.prepared(given, step, i))
                 slices = self.supernet.slices(self.supernet.boxes(architecture))
-                with self._autocast():
-                    loss = self._label_loss(self._answer(architecture, batch, slices), batch)
-                loss.backward()
+                with self.supernet.in_place(architecture, train=True, slices=slices) as module:
+                    with self._autocast():
+                        loss = self._label_loss(self._answer(module, architecture, batch), batch)
+                    loss.backward()
                 norms = [s.grad.norm() for s in slices.values() if s.grad is not None]
                 try:
                     self.guard.require_sane(float(loss.detach()), step, architecture)
@@ -167,25 +168,27 @@ class Update:
         for i, architecture in enumerate(architectures):
             boxes = self.supernet.boxes(architecture)
             slices = self.supernet.slices(boxes)
-            with self._running(architecture, batch, count), self._features(architecture) as features:
-                answer = self._answer(architecture, batch, slices)
-                label_loss = self._label_loss(answer, batch)
-                loss = distillation.loss(answer, label_loss, inside, outside, self._classes(answer, batch))
-                if taught:
-                    loss = loss + distillation.features * feature_loss(features, taught).to(loss.device)
-            self._require_sane(label_loss, loss, outside, architecture)
-            if i < 2 and count:
-                tallies[i] = self._tally(answer, batch)
-            if i == 0:
-                first = float(label_loss.detach())
-                if teaches:
-                    inside, taught = answer.detach(), {n: f.detach() for n, f in features.items()}
-            self._backward(loss * (weight / len(architectures)))
+            with self.supernet.in_place(architecture, train=True, slices=slices) as module:
+                with self._running(architecture, batch, count), self._features(architecture) as features:
+                    answer = self._answer(module, architecture, batch)
+                    label_loss = self._label_loss(answer, batch)
+                    classes = self._classes(answer, batch)
+                    loss = distillation.loss(answer, label_loss, inside, outside, classes)
+                    if taught:
+                        loss = loss + distillation.features * feature_loss(features, taught).to(loss.device)
+                self._require_sane(label_loss, loss, outside, architecture)
+                if i < 2 and count:
+                    tallies[i] = self._tally(answer, batch)
+                if i == 0:
+                    first = float(label_loss.detach())
+                    if teaches:
+                        inside, taught = answer.detach(), {n: f.detach() for n, f in features.items()}
+                self._backward(loss * (weight / len(architectures)), counts=count > 0)
             self._gather(i, boxes, slices, others if i else largest)
         return weight * first, tallies
 
-    def _answer(self, architecture: Any, batch: Batch, slices: Mapping[str, Tensor]) -> Tensor:
-        answer = self.supernet(architecture, *batch.inputs, train=True, slices=slices)
+    def _answer(self, module: nn.Module, architecture: Any, batch: Batch) -> Tensor:
+        answer = module(*batch.inputs)
         if not isinstance(answer, Tensor):
             raise RunError(
                 f"A module must answer with one tensor to be trained: got a {type(answer).__name__} of "
@@ -194,11 +197,13 @@ class Update:
             )
         return answer
 
-    def _backward(self, loss: Tensor) -> None:
-        """Gradients of `loss`. While a GPU is at them, the next step's architectures get their skeletons:
-        from here on nothing waits for it before the norm of all gradients, or the next subnet's loss."""
+    def _backward(self, loss: Tensor, counts: bool) -> None:
+        """Gradients of `loss`, for which parts of modules may run again, norms among them (`counts` as of
+        `synchronised`). While a GPU is at them, the next step's architectures get their skeletons: from here
+        on nothing waits for it before the norm of all gradients, or the next subnet's loss."""
         task = type(self.task).__name__
-        with errors_of_users(lambda: f"`loss` of {task} must have gradients, but at step {self.step}"):
+        law = lambda: f"`loss` of {task} must have gradients, but at step {self.step}"  # noqa: E731
+        with errors_of_users(law), synchronised(self.group, counts):
             loss.backward()
         self.drawing.prepare(self.step + 1)
 
@@ -262,24 +267,28 @@ class Update:
         part of the mean loss over `images`. None gets a single image, where batch norms have no variance."""
         architectures = architectures[: max(1, len(batch.targets) // 2)]
         total, tallies, ran = torch.zeros((), device=self.device), [Tally(), Tally()], []
-        for i, architecture in enumerate(architectures):
-            part = share(batch, i, len(architectures))
-            part, count = self.feed.own(part)
-            boxes = self.supernet.boxes(architecture)
-            slices = self.supernet.slices(boxes)
-            outside = self._teacher_answer(part)
-            with self._running(architecture, part, count):
-                answer = self._answer(architecture, part, slices)
-                label_loss = self._label_loss(answer, part)
-                classes = self._classes(answer, part)
-                loss = self.recipe.distillation.loss(answer, label_loss, None, outside, classes)
-            self._require_sane(label_loss, loss, outside, architecture)
-            total = total + loss * (count / images)
-            ran.append((boxes, slices))
-            if count:
-                tallies[0] += self._tally(answer, part)
-        found = float(total.detach())
-        self._backward(total)
+        with ExitStack() as in_place:
+            for i, architecture in enumerate(architectures):
+                part = share(batch, i, len(architectures))
+                part, count = self.feed.own(part)
+                boxes = self.supernet.boxes(architecture)
+                slices = self.supernet.slices(boxes)
+                module = in_place.enter_context(
+                    self.supernet.in_place(architecture, train=True, slices=slices)
+                )
+                outside = self._teacher_answer(part)
+                with self._running(architecture, part, count):
+                    answer = self._answer(module, architecture, part)
+                    label_loss = self._label_loss(answer, part)
+                    classes = self._classes(answer, part)
+                    loss = self.recipe.distillation.loss(answer, label_loss, None, outside, classes)
+                self._require_sane(label_loss, loss, outside, architecture)
+                total = total + loss * (count / images)
+                ran.append((boxes, slices))
+                if count:
+                    tallies[0] += self._tally(answer, part)
+            found = float(total.detach())
+            self._backward(total, counts=True)
         for i, (boxes, slices) in enumerate(ran):
             self._gather(i, boxes, slices, gradients)
         return found, tallies

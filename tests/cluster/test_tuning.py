@@ -7,11 +7,12 @@ import sys
 import time
 from unittest.mock import Mock
 
+import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from nas.cluster.local import connect, of_a_training
-from nas.cluster.tuning import REDUCTION, rungs, several, tune
+from nas.cluster.tuning import REDUCTION, STUDY, rungs, several, tune
 from nas.errors import RunError
 
 HERE = [sys.modules[__name__]]
@@ -47,7 +48,7 @@ def test_the_best_of_all_that_was_tried(tmp_path):
     found = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=6, on_trial=note, **options)
     assert len(found) == len(told) == 6
     assert set(met) == {before}  # Ray's own would take Ctrl-C for the end of all that was to be tried
-    assert [t.score for t in found] == sorted((t.score for t in found), reverse=True)
+    assert found == sorted(found, key=lambda t: (t.time, t.score), reverse=True)
     assert sorted(t.number for t in told) == list(range(6))
     (first,) = (t for t in found if t.number == 0)
     assert first.settings == FIRST
@@ -61,6 +62,20 @@ def test_the_best_of_all_that_was_tried(tmp_path):
     done = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=8, on_trial=told.append, **options)
     assert done == more
     assert len(told) == 8
+
+
+def test_what_was_judged_last_counts_more_than_what_ended_early(tmp_path):
+    """Also where that had a higher score: at the same time others had a higher one yet."""
+    study = optuna.create_study(study_name=STUDY, storage=f"sqlite:///{tmp_path / 'a.db'}")
+    for score, reports in ((0.9, 0), (0.5, 2), (0.6, 2), (0.7, 1)):
+        values = dict.fromkeys(range(1, reports + 1), 0.1)
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=score, intermediate_values=values, params=FIRST, distributions=SPACE
+            )
+        )
+    found = tune(objective, 0.5, SPACE, tmp_path / "a.db", samples=4, longest=9)
+    assert [(t.time, t.score) for t in found] == [(9, 0.6), (9, 0.5), (3, 0.7), (1, 0.9)]
 
 
 def first_is_slow(best, settings, report):

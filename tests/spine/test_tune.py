@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from mlflow import MlflowClient
 from spine.conftest import least
 
 
@@ -13,11 +14,16 @@ def test_a_recipe_is_tuned_and_used(nas, tmp_path):
     tuning = ("tune", "digits", *folder, "--epochs", 1, "--workers", 1, *given)
     done = nas(*tuning, "--samples", 1)
     found = json.loads((tmp_path / "digits-tune" / "recipe.json").read_text())
-    assert f"nas run digits --recipe {' '.join(given)} --run-dir {tmp_path}" in done.stdout
+    assert f"nas run digits --recipe --run-dir {tmp_path}" in done.stdout  # what was given is in the recipe
     assert found["trials"][0]["settings"] == found["default"] == found["settings"]
     assert found["trials"][0]["core_seconds"] > 0
     nas(*tuning, "--samples", 2)
     assert len(json.loads((tmp_path / "digits-tune" / "recipe.json").read_text())["trials"]) == 2
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    tried = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    rules = {run.info.run_name: run.data.params.get("training.subnets") for run in tried}
+    assert rules["configuration 0"] == "nas.training.SinglePath"
+    assert rules["configuration 1"].startswith("nas.training.")
 
     path = tmp_path / "digits-tune" / "recipe.json"
     path.write_text(json.dumps(found | {"settings": {"training.weight_decay": 0.0123}}))

@@ -14,7 +14,7 @@ from torch import nn
 from training.small import RECIPE, Stop, made_up_supernet, made_up_task, stop_at_step
 
 from nas.errors import RunError
-from nas.tasks import Library
+from nas.tasks import Library, RandomCropFlip
 from nas.training import SinglePath, feed, train
 from nas.training.prefetch import CAN_FORK, OtherProcess, Prefetched, core_seconds
 
@@ -121,11 +121,20 @@ class Noise(nn.Module):
         return images + 0.1 * torch.randn(images.shape)
 
 
+class Ours(RandomCropFlip):
+    """Ours, and then noise of PyTorch's own numbers."""
+
+    def __call__(self, images, generator):
+        return Library(Noise())(super().__call__(images, generator), generator)
+
+
 def inside(images, generator):
     return Library(Noise())(images.flip(-1), generator)
 
 
-@pytest.mark.parametrize("augment", [Library(Noise()), inside], ids=["alone", "inside another"])
+@pytest.mark.parametrize(
+    "augment", [Library(Noise()), inside, Ours()], ids=["alone", "inside another", "after ours"]
+)
 def test_augmentations_of_a_library_change_no_step(augment, tmp_path, monkeypatch):
     """Made by another process they are those that this one would make, also where a training goes on."""
     task, working = made_up_task(augment=augment), list[int]()

@@ -199,6 +199,7 @@ class TestProgressive:
         (lambda: Sandwich(random=-1), "`training.subnets.random` must be a whole number, 0 or more: got -1"),
         (lambda: OneBatch(0), "`training.subnets.count` must be a whole number, 1 or more: got 0"),
         (lambda: CostBalanced(COST, bins=0), "`training.subnets.bins` must be"),
+        (lambda: CostBalanced(COST, bins=33), "a whole number, from 1 to 32: got 33"),
         (lambda: BoundedJumps(COST, bins=2.0), "`training.subnets.bins` must be"),
         (lambda: Progressive(share=0), "`training.subnets.share` must be above 0"),
     ],

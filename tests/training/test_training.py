@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from training.small import (
     RECIPE,
     Stop,
@@ -271,6 +272,8 @@ def test_only_matrices_decay(supernet):
     names = supernet.matrices()
     assert "stages.1.down.merged_norm.weight" not in names  # stored with two axes, yet a norm
     assert "stages.0.blocks.0.mixer.position.relative" not in names
+    recurrent = Supernet(lambda a: nn.LSTM(4, a.units), Space(Units(oneof(8, 16)))).matrices()
+    assert recurrent == {"weight_ih_l0", "weight_hh_l0"}
     assert {"stem.conv.weight", "stages.0.blocks.0.ffn.up.weight"} <= names
     groups = RECIPE.groups({n: n in names for n in supernet.bank})
     assert {groups[n].decay for n in names} == {RECIPE.weight_decay}
@@ -395,6 +398,35 @@ def test_work_after_the_last_checkpoint_is_done_again(task, supernet, tmp_path):
     resumed = train(copy_of(supernet), task, rare, tmp_path / "cut").state()
     assert equal(whole, resumed)
     assert (tmp_path / "cut" / "history.jsonl").read_text().count("\n") == 4
+
+
+class Again(nn.Module):
+    """Whose middle may run again in the backward pass."""
+
+    again = False
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.up, self.norm, self.down = nn.Linear(64, units), nn.LayerNorm(units), nn.Linear(units, 3)
+
+    def middle(self, x):
+        return self.norm(self.up(x).relu())
+
+    def forward(self, x):
+        x = x.flatten(1)
+        hidden = checkpoint(self.middle, x, use_reentrant=False) if self.again else self.middle(x)
+        return self.down(hidden)
+
+
+@pytest.mark.parametrize("subnets", [Sandwich(), OneBatch(3)], ids=["one by one", "in one batch"])
+def test_parts_may_run_again_in_the_backward_pass(subnets, task, tmp_path, monkeypatch):
+    """Activation checkpointing: the gradients are those without it."""
+    supernet = Supernet(lambda a: Again(a.units), Space(Units(oneof(8, 16))))
+    recipe, found = replace(RECIPE, subnets=subnets), []
+    for again in (False, True):
+        monkeypatch.setattr(Again, "again", again)
+        found.append(step_gradients(supernet, one_batch(task), recipe, tmp_path / str(again), monkeypatch))
+    assert_gradients(found[1], found[0])
 
 
 class Dropped(nn.Module):
