@@ -219,6 +219,8 @@ ROWS = {
     "τ of one training alone and the other": ("figures", "tau_ceiling_within_cost"),
     "τ of inherited above that of MACs": ("figures", "tau_above_macs"),
     "what the best of the top three lacks, points": ("figures", "top3_regret"),
+    "… of the three with the most MACs": ("figures", "top3_regret_macs"),
+    "… of three that are drawn": ("figures", "top3_regret_random"),
     "gap alone − inherited, points": ("figures", "median_gap"),
     "… at 0.5, 1 and 2 MMACs": ("figures", "gap.0", "gap.1", "gap.2"),
     "one granularity withheld: gap of those that have it": ("withheld", "unseen.median_gap"),
