@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ from nas.space import Space
 
 DRAWS = 128  # architectures in a row that ask for nothing new, after which the bank is taken for whole;
 MORE_DRAWS = 512  # so many where one ever did: then there are tensors for which several choices must meet
+
+WEIGHT = re.compile(r".*weight|(.*\.)?weight_[ih][hr]\w*")  # the second are recurrent layers'
 
 Box = tuple[slice, ...]
 
@@ -437,7 +440,7 @@ def _matrices(skeletons: Iterable[Skeleton]) -> frozenset[str]:
         name
         for skeleton in skeletons
         for name, (shape, _) in skeleton.parameters.items()
-        if len(shape) > 1 and (name.rpartition(".")[2].startswith("weight") or name.endswith("weight"))
+        if len(shape) > 1 and WEIGHT.fullmatch(name)
     )
 
 
