@@ -139,12 +139,15 @@ def _require_no_spectral_norm(name: str, module: nn.Module) -> None:
 
 
 def _buffers(module: nn.Module, build: Build, architecture: Any) -> dict[str, Tensor]:
-    """Values such as position ids come from a real build, without weights where these do not make them."""
+    """Values such as position ids come from a real build, without weights where these do not make them. What
+    is drawn at random, such as projections, is the same at each build of an architecture."""
     buffers = dict(module.named_buffers())
     if any(b.is_meta for b in buffers.values()):
+        torch.default_generator.manual_seed(0)  # the caller has forked it
         with _weightless():
             buffers = dict(build(architecture).named_buffers())
     if any(b.is_meta for b in buffers.values()):
+        torch.default_generator.manual_seed(0)
         buffers = dict(build(architecture).named_buffers())
     return buffers
 

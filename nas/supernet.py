@@ -225,9 +225,10 @@ class Supernet:
                 note_scales(module, self._scales(architecture))
             for name, parameter in module.named_parameters():
                 parameter.copy_(weights[name])
+            kept = self._skeleton(architecture).buffers | dict(buffers or {})
             for name, buffer in module.named_buffers():
-                if buffers and name in buffers:
-                    buffer.copy_(buffers[name])
+                if name in kept:
+                    buffer.copy_(kept[name])
         return module
 
     def _scales(self, architecture: Any) -> dict[str, Tensor]:

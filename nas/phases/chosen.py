@@ -79,7 +79,13 @@ def choose(experiment: Experiment, what: Assessment) -> list[Chosen]:
     def cost(genes: np.ndarray) -> np.ndarray:
         return macs(features(genes))
 
-    least, most = cost(np.array([space.encode(a) for a in (space.smallest(), space.largest())])).tolist()
+    ends = np.array([space.encode(a) for a in (space.smallest(), space.largest())])
+    least, most = sorted(cost(ends).tolist())  # fewest options may be dearer: small patches
+    if not least > 0:
+        raise RunError(
+            f"Costs must be above 0 to be compared by: `costs` gives the smallest and the largest subnet "
+            f"{least:.3g} and {most:.3g} MMACs. Count what they compute."
+        )
     middles = np.geomspace(least, most, what.bins + 2)[1:-1].tolist()
     if what.bins > 1 and middles[0] * (1 + what.width) >= middles[1] * (1 - what.width):
         raise RunError(

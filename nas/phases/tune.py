@@ -245,6 +245,8 @@ def _require_same(experiment: Experiment, tuning: Tuning, folder: Path) -> None:
                 f"Configurations in {folder} must have been tried alike, but {'; '.join(changed)}. Tune as "
                 f"before, or in another --run-dir."
             )
+    elif not path.exists() or json.loads(path.read_text(encoding="utf-8")) != now:
+        (folder / COSTS).unlink(missing_ok=True)  # what a killed call has measured of other settings
     write_atomically(path, json.dumps(now, indent=1) + "\n")
 
 

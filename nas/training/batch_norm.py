@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -54,7 +55,17 @@ class _OverAll(TorchFunctionMode):
     ) -> Any:
         if func is F.batch_norm:
             return self._batch_norm(func, *args, **(kwargs or {}))
+        if func is Tensor.backward:
+            return self._backward(*args)
         return func(*args, **(kwargs or {}))
+
+    def _backward(self, loss: Tensor) -> None:
+        """As that of PyTorch, which is outside of all modes by itself: parts of a module may run again."""
+        one = torch.ones_like(loss)
+        with self:
+            Variable._execution_engine.run_backward(
+                (loss,), (one,), False, False, (), allow_unreachable=True, accumulate_grad=True
+            )
 
     def _batch_norm(
         self,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import architecture_id
-from nas.errors import RunError, SpaceError, errors_of_users
+from nas.errors import RunError, SpaceError, errors_of_users, first_line
 from nas.supernet import Box, Supernet
 from nas.tasks import Batch, Tally, Task
 from nas.training.batch_norm import synchronised
@@ -379,18 +380,20 @@ class Update:
     def _require_sides(self, batch: Batch) -> None:
         """Raises RunError where an architecture does not take one of the sides: steps may draw both together
         hours from now."""
-        for side in self.recipe.resolutions:
-            images, *others = (x.to("meta") for x in self.feed.scaled(batch, side).inputs)
-            for architecture in self.supernet.cover:
-                try:
-                    self.supernet.skeleton(architecture)(images, *others)
-                except SpaceError as error:
-                    raise RunError(
-                        f"`training.resolutions` must hold sides that all architectures take: got {side}. "
-                        f"{error}"
-                    ) from error
-                except Exception:  # of modules that do not run without numbers
-                    return
+        for side, architecture in product(self.recipe.resolutions, self.supernet.cover):
+            run = self.supernet.skeleton(architecture)
+            try:
+                run(*(x.to("meta") for x in self.feed.scaled(batch, side).inputs))
+            except Exception as error:
+                if not isinstance(error, SpaceError):
+                    try:
+                        run(*(x.to("meta") for x in batch.inputs))
+                    except Exception:  # modules that do not run without numbers
+                        continue
+                raise RunError(
+                    f"`training.resolutions` must hold sides that all architectures take: got {side}, which "
+                    f"{architecture_id(architecture)} does not: {first_line(error)}"
+                ) from error
 
     def _require_parts(self) -> None:
         """Raises RunError where features are to be learnt of parts that there are none of."""

@@ -8,12 +8,21 @@ from types import ModuleType
 import pytest
 
 from experiments import cifar10_small
-from experiments.benchmarks import hand_scaled, learning_rates, nested_bits, strategies, trust, verified
+from experiments.benchmarks import (
+    hand_scaled,
+    learning_rates,
+    nested_bits,
+    strategies,
+    trust,
+    tuned,
+    verified,
+)
 from experiments.benchmarks.results import FOLDER
 
 BENCHMARKS = {
     "nested_bits": (nested_bits, nested_bits.PAGE),
     "learning_rates": (learning_rates, strategies.PAGE),
+    "tuned": (tuned, tuned.PAGE),
     "hand_scaled": (hand_scaled, hand_scaled.PAGE),
     "cifar10_small": (trust, trust.PAGE),
 }
