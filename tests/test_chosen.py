@@ -38,6 +38,16 @@ def test_without_a_rule_that_leaves_something_out_all_are_trained(experiment):
         choose(experiment, WHAT)
 
 
+def test_the_smallest_may_be_the_dearest(experiment):
+    """Fewest options need not compute least; nothing at all is not compared."""
+    figures = experiment.costs()
+    top = figures(experiment.space.encode(experiment.space.largest())[None])
+    turned = replace(experiment, features=lambda genes: 1.2 * top - figures(genes))
+    assert len(choose(turned, replace(WHAT, unseen=0, width=0.1))) == 8
+    with pytest.raises(RunError, match="Costs must be above 0"):
+        choose(replace(experiment, features=lambda genes: 0 * figures(genes)), WHAT)
+
+
 def test_bins_that_overlap(experiment):
     """A subnet would be trained, and counted, several times."""
     with pytest.raises(RunError, match=r"must not overlap: 4 of ±50 %, .* do\. Lower --bins or --width"):

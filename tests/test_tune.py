@@ -131,7 +131,12 @@ def test_core_seconds_belong_to_the_configuration(tmp_path):
 
 def test_what_was_tried_otherwise_is_not_compared(tmp_path, experiment):
     module = sys.modules["nas.phases.tune"]
+    module._require_same(experiment, Tuning(epochs=2), tmp_path)
+    (tmp_path / "costs.json").touch()  # and then it was killed
+    module._require_same(experiment, Tuning(epochs=2), tmp_path)
+    assert (tmp_path / "costs.json").exists()
     module._require_same(experiment, Tuning(epochs=9), tmp_path)
+    assert not (tmp_path / "costs.json").exists()
     (tmp_path / "optuna.db").touch()
     module._require_same(experiment, Tuning(samples=30, epochs=9), tmp_path)  # more of them
     with pytest.raises(RunError, match=r"tried alike, but .*epochs.*9.*2.*Tune as before, or in another"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from training.small import (
     RECIPE,
     Stop,
@@ -213,15 +214,18 @@ def test_a_process_that_dies_changes_nothing(ray, task, tmp_path):
 
 
 class Normed(nn.Module):
-    """Batch norms over images and over rows."""
+    """Batch norms over images, in a part that runs again in the backward pass, and over rows."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.up, self.norm = nn.Conv2d(1, width, 3, bias=False), nn.BatchNorm2d(width)
         self.rows, self.down = nn.BatchNorm1d(width, affine=False), nn.Linear(width, 3)
 
+    def first(self, x):
+        return self.norm(self.up(x)).relu().mean((2, 3))
+
     def forward(self, x):
-        return self.down(self.rows(self.norm(self.up(x)).relu().mean((2, 3))))
+        return self.down(self.rows(checkpoint(self.first, x, use_reentrant=False)))
 
 
 def build_normed(architecture: Widths) -> Normed:

@@ -469,6 +469,35 @@ def test_a_builder_may_draw_random_numbers(task, tmp_path):
     assert equal(whole, trained(tmp_path / "cut"))
 
 
+class Projected(nn.Module):
+    """By a matrix that is drawn, and not trained."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.register_buffer("projection", torch.randn(64, 16) / 8)
+        self.up, self.down = nn.Linear(16, units), nn.Linear(units, 3)
+
+    def forward(self, x):
+        return self.down(self.up(x.flatten(1) @ self.projection).relu())
+
+
+def test_buffers_that_a_builder_draws_are_drawn_once(task, tmp_path):
+    """Whichever random numbers were drawn before, by a training that goes on and by who extracts."""
+    space, states = Space(Units(oneof(8, 16))), []
+    for seed in (1, 2):
+        skeleton_of.cache_clear()
+        torch.manual_seed(seed)
+        supernet = Supernet(lambda a: Projected(a.units), space)
+        states.append(train(supernet, task, RECIPE, tmp_path / str(seed)).state())
+    assert equal(*states)
+    architecture, images = space.largest(), torch.rand(3, 1, 8, 8)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            supernet.extract(architecture)(images), supernet(architecture, images), rtol=0, atol=1e-6
+        )
+
+
 def test_a_loss_and_a_rule_may_draw_random_numbers(task, tmp_path, monkeypatch):
     own, space = type(task).loss, Space(Units(oneof(8, 16)))
 
@@ -538,9 +567,31 @@ def test_no_image_is_a_batch_by_itself(task, subnets, tmp_path):
 def test_sides_that_some_architecture_does_not_take(task, supernet, tmp_path):
     """Steps may draw both together hours from now."""
     recipe = replace(RECIPE, resolutions=(8, 12), subnets=Only(supernet.space.smallest()))
-    with pytest.raises(RunError, match=r"`training\.resolutions` must hold sides .*: got 12\. A window must"):
+    with pytest.raises(
+        RunError,
+        match=r"`training\.resolutions` must hold sides .*: got 12, which \w+ does not: A window must",
+    ):
         train(supernet, task, recipe, tmp_path)
     assert not list(tmp_path.glob("checkpoints/*"))
+
+
+class Positions(nn.Module):
+    """As of a plain transformer, which takes images of one size."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(1, units, 4, 4), nn.Linear(units, 3)
+        self.positions = nn.Parameter(torch.zeros(4, units))
+
+    def forward(self, x):
+        return self.head((self.patches(x).flatten(2).transpose(1, 2) + self.positions).mean(1))
+
+
+def test_sides_that_somebodys_module_does_not_take(task, tmp_path):
+    supernet = Supernet(lambda a: Positions(a.units), Space(Units(oneof(8, 16))))
+    with pytest.raises(RunError, match=r"sides that all architectures take: got 12, which \w+ does not"):
+        train(supernet, task, replace(RECIPE, resolutions=(8, 12)), tmp_path)
+    train(supernet, task, replace(RECIPE, resolutions=(8,), epochs=1), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(task, supernet, tmp_path):
