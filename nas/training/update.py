@@ -380,14 +380,18 @@ class Update:
     def _require_sides(self, batch: Batch) -> None:
         """Raises RunError where an architecture does not take one of the sides: steps may draw both together
         hours from now."""
-        for side, architecture in product(self.recipe.resolutions, self.supernet.cover):
+        own = moved(batch, torch.device("meta")).inputs
+        scaled = {
+            s: moved(self.feed.scaled(batch, s), torch.device("meta")).inputs for s in self.recipe.resolutions
+        }
+        for (side, inputs), architecture in product(scaled.items(), self.supernet.cover):
             run = self.supernet.skeleton(architecture)
             try:
-                run(*(x.to("meta") for x in self.feed.scaled(batch, side).inputs))
+                run(*inputs)
             except Exception as error:
                 if not isinstance(error, SpaceError):
                     try:
-                        run(*(x.to("meta") for x in batch.inputs))
+                        run(*own)
                     except Exception:  # modules that do not run without numbers
                         continue
                 raise RunError(
