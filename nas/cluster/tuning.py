@@ -131,6 +131,7 @@ def tune(
                             reduction_factor=REDUCTION,
                         ),
                         num_samples=left,
+                        reuse_actors=True,  # a process that has imported PyTorch is worth seconds
                     ),
                     run_config=ray_tune.RunConfig(
                         name="tune", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
@@ -185,7 +186,7 @@ def several(
             tuner = ray_tune.Tuner(
                 ray_tune.with_resources(trainable, of_a_training(device, workers)),
                 param_space={"item": ray_tune.grid_search(list(range(len(items))))},
-                tune_config=ray_tune.TuneConfig(metric=SCORE, mode="max"),
+                tune_config=ray_tune.TuneConfig(metric=SCORE, mode="max", reuse_actors=True),
                 run_config=ray_tune.RunConfig(
                     name="several", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
                 ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -157,6 +158,19 @@ def test_several_tell_their_last_word():
         2: {"epoch": 12, "time": 12, "score": 2.0, "core_seconds": 6.0},
         20: {"epoch": 12, "time": 12, "score": 12.0, "core_seconds": 6.0},
     }
+
+
+def tells_its_process(shared, item, report):
+    report(1, float(os.getpid()))
+
+
+def test_a_process_trains_one_after_the_other():
+    """To start one and to import PyTorch in it takes as long as a short training."""
+    processes = []
+    items = list(range(6))
+    several(tells_its_process, None, items, on_end=lambda _, f: processes.append(f["score"]), by_value=HERE)
+    assert len(processes) == 6
+    assert len(set(processes)) <= 3  # two at once, and one that may have been started too many
 
 
 def test_what_ended_is_told_also_where_another_fails():
