@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -237,9 +238,20 @@ def load_experiment(name: str, assignments: Mapping[str, str]) -> tuple[Experime
         experiment = function(**{k: v for k, v in assignments.items() if k in parameters})
     if not isinstance(experiment, Experiment):
         raise RunError(f"`experiment()` in {module.__file__} must return an Experiment: got {experiment!r}.")
-    experiment = replaced(experiment, {k: v for k, v in assignments.items() if k not in parameters})
+    experiment = replaced(experiment, inside := {k: v for k, v in assignments.items() if k not in parameters})
     known = None if name.endswith(".py") else name
+    assignments |= seen_from_anywhere(experiment, inside)
     return check_settings(experiment), Source.of_file(file, assignments, known)
+
+
+def seen_from_anywhere(experiment: Experiment, assignments: Mapping[str, str]) -> dict[str, str]:
+    """`assignments`, of which `experiment` was made, with the paths that it made absolute."""
+
+    def seen(path: str, text: str) -> str:
+        value = attrgetter(path)(experiment)
+        return value if isinstance(value, str) and value == str(Path(text).absolute()) else text
+
+    return {path: seen(path, text) for path, text in assignments.items()}
 
 
 def _absolute(text: str) -> str:
@@ -344,8 +356,22 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     }
     teacher = experiment.training.distillation.teacher
     if isinstance(teacher, str) and (weights := Path(teacher) / "model.safetensors").is_file():
-        settings["training"]["distillation"]["teacher"] += f" of weights {file_hash(weights)}"
+        settings["training"]["distillation"]["teacher"] += f"{OF_WEIGHTS}{file_hash(weights)}"
     return settings
+
+
+OF_WEIGHTS = " of weights "
+
+
+def same_teacher(one: Any, other: Any) -> bool:
+    """Whether `distillation.teacher` in `settings_of` is the same export, wherever it lies. One that is gone,
+    as it may be once it has taught, is taken for the one that lay there."""
+    if one == other:
+        return True
+    (folder, _, weights), (other_folder, _, others) = (str(t).partition(OF_WEIGHTS) for t in (one, other))
+    if not Path(folder).is_absolute() or not Path(other_folder).is_absolute():
+        return False  # modules are known by their classes, too
+    return weights == others if weights and others else folder == other_folder
 
 
 TRAINS_WITH = ("type", "fingerprint", "batches", "batch_size", "augment")

@@ -62,6 +62,16 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of MLflow's, migrated: making one takes seconds, copying it none."""
+    from nas.tracking import tracker  # which prepares for MLflow before it imports it
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    tracker.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run, made once. Only for reading; `run_dir` is a copy to change."""
     path = tmp_path_factory.mktemp("runs") / "digits"

@@ -11,7 +11,7 @@ from training.small import RECIPE, made_up_task
 
 from nas.errors import RunError, SpaceError
 from nas.experiment import Experiment
-from nas.phases.chosen import Assessment, choose
+from nas.phases.chosen import Assessment, choose, small_bins
 from nas.training import Nested, Subnets
 from search_spaces import costs, hierarchical
 
@@ -46,6 +46,16 @@ def test_the_smallest_may_be_the_dearest(experiment):
     assert len(choose(turned, replace(WHAT, unseen=0, width=0.1))) == 8
     with pytest.raises(RunError, match="Costs must be above 0"):
         choose(replace(experiment, features=lambda genes: 0 * figures(genes)), WHAT)
+
+
+def test_a_bin_that_holds_too_few_is_told(experiment):
+    chosen = choose(experiment, replace(WHAT, unseen=0))
+    assert list(small_bins(chosen, replace(WHAT, unseen=0))) == []
+    (line,) = small_bins(chosen[1:], replace(WHAT, unseen=0))
+    assert "holds 3 subnets, of 4 asked for" in line
+    unseen = [replace(c, seen=False) for c in chosen[:7]]
+    (line,) = small_bins([*chosen, *unseen], replace(WHAT, unseen=4))
+    assert "holds 3 subnets that training leaves out, of 4" in line
 
 
 def test_bins_that_overlap(experiment):

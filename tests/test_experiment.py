@@ -14,9 +14,11 @@ from training.small import made_up_task
 
 from nas.cli import _load
 from nas.errors import RunError
-from nas.experiment import Experiment, check_settings, settings_of
+from nas.experiment import Experiment, Source, check_settings, load_experiment, same_teacher, settings_of
 from nas.phases import remembered, reopened
 from nas.phases.assess import recipe_id
+from nas.phases.run import _changes, _identity
+from nas.rundir import RunDirectory
 from nas.settings import differences
 from nas.tasks import Batch, Mix, RandomAffine
 from nas.training import Distillation, Nested, OneBatch, Recipe, Sandwich
@@ -74,6 +76,48 @@ def test_another_export_in_the_teachers_folder_is_another_setting(experiment, tm
             (tmp_path / "model.safetensors").write_bytes(weights)
         found.append(json.dumps(settings_of(one)["training"]))
     assert len(set(found)) == 3
+
+
+def test_a_teacher_is_known_by_its_weights_wherever_they_lie(tmp_path):
+    one, other = f"{tmp_path}/a of weights 1", f"{tmp_path}/b of weights 1"
+    assert same_teacher(one, other)
+    assert not same_teacher(one, f"{tmp_path}/a of weights 2")
+    assert same_teacher(one, f"{tmp_path}/a")  # gone, once it has taught
+    assert not same_teacher(one, f"{tmp_path}/b")
+    assert not same_teacher(one, None)
+    assert not same_teacher("Net of weights 1", "OtherNet of weights 1")
+
+
+def test_a_run_goes_on_once_its_teacher_has_moved(experiment, tmp_path):
+    def taught_by(folder):
+        recipe = Recipe(distillation=Distillation(external=0.5, teacher=str(folder)))
+        return replace(experiment, training=recipe)
+
+    there, moved = tmp_path / "there", tmp_path / "moved"
+    there.mkdir()
+    (there / "model.safetensors").write_bytes(b"weights")
+    source = Source("", {})
+    directory = RunDirectory(tmp_path / "run")
+    directory.update(**_identity(taught_by(there), source))
+    there.rename(moved)
+    for folder in (there, moved):
+        assert _changes(directory, _identity(taught_by(folder), source)) == []
+    (moved / "model.safetensors").write_bytes(b"others")
+    (change,) = _changes(directory, _identity(taught_by(moved), source))
+    assert change.startswith("training.distillation.teacher was")
+
+
+def test_a_relative_path_is_kept_as_seen_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "training.distillation.external": "0.5",
+        "training.distillation.teacher": "taught/it",
+        "seed": "3",
+    }
+    kept = given | {"training.distillation.teacher": f"{tmp_path}/taught/it"}
+    assert load_experiment("digits", given)[1].settings == kept
+    texts = [f"{name}={text}" for name, text in given.items()]
+    assert remembered(tmp_path, "digits", texts)[1].settings == kept
 
 
 @pytest.mark.parametrize("workers", [1, 2])

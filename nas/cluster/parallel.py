@@ -76,7 +76,7 @@ def _fit(
     local: bool,
 ) -> None:
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     class Trainer(TorchTrainer):
@@ -97,25 +97,35 @@ def _fit(
     _require_room(recipe.workers, there, "GPU" if gpus else "CPU")
     payload = ray.put((supernet, task, recipe))
     with TemporaryDirectory(prefix="nas-train-") as storage, _followed(folder / "history.jsonl", on_epoch):
-        trainer = Trainer(
-            _worker,
-            train_loop_config={"payload": [payload], "folder": str(folder), "seed": seed},
-            scaling_config=ScalingConfig(num_workers=recipe.workers, use_gpu=gpus),
-            run_config=RunConfig(
-                name="supernet",
-                storage_path=storage if local else str(folder / "ray"),
-                failure_config=FailureConfig(max_failures=restarts),
-            ),
-        )
         failure: Exception | None = None
         try:
-            trainer.fit()
-        except Exception as error:  # Ray's own classes of errors change
-            failure = error
+            for _ in range(1 + restarts):
+                trainer = Trainer(
+                    _worker,
+                    train_loop_config={"payload": [payload], "folder": str(folder), "seed": seed},
+                    scaling_config=ScalingConfig(num_workers=recipe.workers, use_gpu=gpus),
+                    run_config=RunConfig(
+                        name="supernet",
+                        storage_path=storage if local else str(folder / "ray"),
+                        failure_config=FailureConfig(max_failures=restarts),
+                    ),
+                )
+                failure = _failure(trainer)
+                if not isinstance(failure, ControllerError):
+                    break  # else a process died as it started, which Ray takes for final
         finally:
             (folder / SEEN).unlink(missing_ok=True)
     if problem := _problem(folder, failure, restarts):
         raise problem from failure
+
+
+def _failure(trainer: Any) -> Exception | None:
+    """What ended a training, if it did not end well."""
+    try:
+        trainer.fit()
+    except Exception as error:  # Ray's own classes of errors change
+        return error
+    return None
 
 
 def _require_room(workers: int, there: Mapping[str, float], kind: str) -> None:

@@ -25,7 +25,7 @@ from nas.errors import RunError
 from nas.evaluation import answering
 from nas.experiment import TRAINS_WITH, Experiment, settings_of
 from nas.files import write_atomically
-from nas.phases.chosen import Assessment, Chosen, choose
+from nas.phases.chosen import Assessment, Chosen, choose, small_bins
 from nas.phases.run import Run
 from nas.report.assessment import draw_assessment
 from nas.supernet import Supernet
@@ -56,6 +56,8 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
     console.print(
         f"Assessment: {len(chosen)} subnets, {assessment.seeds} trainings each; {len(todo)} are left to do."
     )
+    for line in small_bins(chosen, assessment):
+        console.print(f"[yellow]{line}")
     shared = Shared(run.experiment, folder.resolve())
     with bar("Train subnets alone", len(todo)) as progress:
         options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}

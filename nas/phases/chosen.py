@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,19 @@ def choose(experiment: Experiment, what: Assessment) -> list[Chosen]:
         _Bin(experiment, cost, m * (1 - what.width), m * (1 + what.width), b) for b, m in enumerate(middles)
     ]
     return [chosen for each in bins for chosen in each.chosen(what)]
+
+
+def small_bins(chosen: Sequence[Chosen], what: Assessment) -> Iterator[str]:
+    """A line for each bin that holds fewer than were asked for."""
+    for number in range(what.bins):
+        for seen, asked in ((True, what.subnets), (False, what.unseen)):
+            costs = [c.cost for c in chosen if (c.bin, c.seen) == (number, seen)]
+            if len(costs) < asked:
+                kind = "subnets" if seen else "subnets that training leaves out"
+                yield (
+                    f"The bin around {np.mean(costs):.3g} MMACs holds {len(costs)} {kind}, of {asked} asked "
+                    f"for: a greater --width takes in more."
+                )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from nas.experiment import (
     Source,
     check_settings,
     load_experiment,
+    same_teacher,
+    seen_from_anywhere,
     settings_of,
 )
 from nas.files import file_hash
@@ -213,6 +215,7 @@ def remembered(folder: Path | str, name: str, assignments: Sequence[str]) -> tup
     inside = {k: v for k, v in wanted.items() if "." in k}
     if wanted.keys() - inside.keys() == made_by.keys():  # need not be made again, which may take a while
         experiment = check_settings(replaced(experiment, inside))
+        inside = seen_from_anywhere(experiment, inside)
         return experiment, replace(source, settings={**source.settings, **inside})
     return load_experiment(name, wanted)
 
@@ -306,7 +309,9 @@ def _changes(directory: RunDirectory, now: dict[str, Any]) -> list[str]:
     if stored.get("data") != now["data"]:
         changes.append(OTHER_DATA)
     settings = stored.get("settings", {}), now["settings"]
-    hidden = (*VOLATILE, "task.fingerprint", "space")
+    hidden: tuple[str, ...] = (*VOLATILE, "task.fingerprint", "space")
+    if same_teacher(*(s.get("training", {}).get("distillation", {}).get("teacher") for s in settings)):
+        hidden += ("training.distillation.teacher",)
     changes += [c for c in differences(*settings) if not c.split(" ")[0].startswith(hidden)]
     return changes
 

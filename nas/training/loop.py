@@ -249,18 +249,18 @@ class _Training:
                         break
             aside.append(path)
         law = f"{str(error).removesuffix('.')} ({where})"
-        lower = f"Lower training.learning_rate, which is {self.recipe.learning_rate:g}."
+        lower = f"Lower training.learning_rate, which is {self.recipe.learning_rate:g}"
         if good is None:
-            again = f", or remove {self.checkpoints.folder} to start again" if aside else ""
+            again = f", and remove {self.checkpoints.folder}, to start again" if aside else ""
             return RunError(
-                f"{law}. There is no good checkpoint. {lower[:-1]}{again}, or look at what is in the batch."
+                f"{law}. There is no good checkpoint. {lower}{again}; or look at what is in the batch."
             )
         for path in aside:
             with suppress(FileNotFoundError):  # another process may have put it aside
                 path.rename(f"{path}{RUINED}")
         names = ", ".join(f"{path.name}{RUINED}" for path in aside)
         put = f", and what led here is put aside as {names}" if aside else ""
-        return RunError(f"{law}. The last good checkpoint is {good}{put}. {lower}")
+        return RunError(f"{law}. The last good checkpoint is {good}{put}. {lower}.")
 
     def _counted_by(self) -> dict[str, int]:
         """What gives a number of steps its meaning; goes into checkpoints."""

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,8 @@ from nas.training.guard import Diverged, Guard
 from nas.training.optimizer import MOMENTS, SlicedAdamW
 from nas.training.recipe import Recipe
 from nas.training.streams import MODULES, reproducible
+
+STEPS_LOOKED_AT = 32  # before the first, whether their subnets take all sides
 
 
 class Update:
@@ -378,13 +381,16 @@ class Update:
 
     @torch.no_grad()
     def _require_sides(self, batch: Batch) -> None:
-        """Raises RunError where an architecture does not take one of the sides: steps may draw both together
-        hours from now."""
+        """Raises RunError where an architecture does not take one of the sides, of the cover or of some steps
+        to come: those may draw both together hours from now."""
         own = moved(batch, torch.device("meta")).inputs
         scaled = {
             s: moved(self.feed.scaled(batch, s), torch.device("meta")).inputs for s in self.recipe.resolutions
         }
-        for (side, inputs), architecture in product(scaled.items(), self.supernet.cover):
+        looked = np.linspace(0, self.steps, STEPS_LOOKED_AT, endpoint=False).astype(int).tolist()
+        drawn = (a for step in looked for a in self.drawing.at(step)) if scaled else ()
+        every = dict.fromkeys([*self.supernet.cover, *drawn])
+        for (side, inputs), architecture in product(scaled.items(), every):
             run = self.supernet.skeleton(architecture)
             try:
                 run(*inputs)

@@ -213,6 +213,29 @@ def test_a_process_that_dies_changes_nothing(ray, task, tmp_path):
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("times", [2, 5])
+def test_a_process_that_dies_as_it_starts(times, ray, task, tmp_path, monkeypatch):
+    """Of which Ray says at once that the training is over."""
+    from ray.train import ControllerError
+    from ray.train.torch import TorchTrainer
+
+    left = iter([ControllerError(RuntimeError("The actor died"))] * times)
+
+    def fit(self):
+        if error := next(left, None):
+            raise error
+        train(made_up_supernet(task), task, RECIPE, tmp_path)
+
+    monkeypatch.setattr(TorchTrainer, "fit", fit)
+    recipe, supernet = replace(RECIPE, workers=2), made_up_supernet(task)
+    if times > 3:
+        with pytest.raises(RunError, match=r"must not lose them more than 3 times, but did: .*actor died"):
+            train_parallel(supernet, task, recipe, tmp_path)
+        return
+    train_parallel(supernet, task, recipe, tmp_path)
+    assert not list(tmp_path.glob("seen*"))
+
+
 class Normed(nn.Module):
     """Batch norms over images, in a part that runs again in the backward pass, and over rows."""
 

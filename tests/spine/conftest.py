@@ -6,10 +6,11 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,9 +73,19 @@ class Done:
 
 
 @pytest.fixture(scope="session")
-def nas() -> Nas:
-    """The command line, in this process: importing torch and mlflow again takes seconds each time."""
+def nas(empty_database: Path) -> Iterator[Nas]:
+    """The command line, in this process: importing torch and mlflow again takes seconds each time, as does
+    making a database of MLflow's, which is a copy here."""
     from nas.cli import main
+    from nas.tracking import tracker
+    from nas.tracking.reach import sqlite_path
+
+    whole = tracker.MlflowClient
+
+    def client(tracking_uri: str) -> Any:
+        if tracking_uri.startswith("sqlite:///") and not sqlite_path(tracking_uri).stat().st_size:
+            shutil.copy(empty_database, sqlite_path(tracking_uri))
+        return whole(tracking_uri)
 
     def run(*arguments: object, check: bool = True) -> Done:
         out, err = io.StringIO(), io.StringIO()
@@ -88,7 +99,9 @@ def nas() -> Nas:
         assert not (check and done.returncode), f"nas {arguments}: {done}"
         return done
 
-    return run
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tracker, "MlflowClient", client)
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,24 +49,67 @@ def serial(nas, trained, tmp_path_factory) -> list[tuple]:
     return told(folder)
 
 
-def kill_at(folder: Path, threshold: int, workers: int) -> None:
-    """Starts the driver and kills it once the log has `threshold` lines."""
-    driver = subprocess.Popen(
-        command(*arguments(folder, workers)),
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+class Drivers:
+    """Searches without Ray that start at once (drivers.py)."""
+
+    def __init__(self, errors: Path) -> None:
+        self.errors = errors
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("drivers.py"))],
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors.open("w"),
+            text=True,
+        )
+
+    def ask(self, **request: object) -> int | None:
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def start(self, folder: Path, dies_in: int | None = None) -> Forked:
+        return Forked(self, self.ask(nas=arguments(folder, workers=0), dies_in=dies_in))
+
+
+@dataclass
+class Forked:
+    """As much of `subprocess.Popen` as is needed."""
+
+    drivers: Drivers
+    id: int
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self.drivers.ask(poll=self.id)
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.id, signal.SIGKILL)
+
+
+@pytest.fixture
+def drivers(tmp_path):
+    found = Drivers(tmp_path / "errors.txt")
+    yield found
+    found.process.stdin.close()
+    found.process.wait()
+
+
+def killed(driver: subprocess.Popen | Forked, when: Callable[[], bool]) -> None:
+    """Kills the driver `when` it is time to, or waits for it to have been."""
     deadline = time.monotonic() + 120
-    while lines(folder) < threshold and driver.poll() is None and time.monotonic() < deadline:
+    while not when() and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    driver.send_signal(signal.SIGKILL)
-    _, errors = driver.communicate()
-    assert driver.returncode == -signal.SIGKILL, errors
+    driver.kill()
+    while driver.poll() is None:
+        time.sleep(0.005)
+    assert driver.returncode == -signal.SIGKILL
 
 
-def test_ten_kills_change_nothing(nas, trained, serial, tmp_path):
+def test_ten_kills_change_nothing(nas, trained, serial, drivers, tmp_path):
     folder = copied(trained, tmp_path / "runs")
     run = folder / "digits"
     rng = np.random.default_rng(7)
@@ -71,26 +117,22 @@ def test_ten_kills_change_nothing(nas, trained, serial, tmp_path):
     half_written = thresholds.pop(4)
     for i, threshold in enumerate(thresholds):
         if threshold > half_written > lines(folder):
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    str(Path(__file__).with_name("dying_driver.py")),
-                    str(half_written - lines(folder)),
-                    *arguments(folder, workers=0),
-                ],
-                env=ENVIRONMENT,
-                capture_output=True,
-                check=False,
-            )
-            assert done.returncode == -signal.SIGKILL, done.stderr
+            killed(drivers.start(folder, half_written - lines(folder)), when=lambda: False)
             assert not (run / "trials.jsonl").read_bytes().endswith(b"\n")
-        kill_at(folder, threshold, workers=2 if i % 4 == 3 else 0)
+        driver = on_ray(folder) if i % 4 == 3 else drivers.start(folder)
+        killed(driver, when=lambda threshold=threshold: lines(folder) >= threshold)
         mlflow_run = json.loads((run / "experiment.json").read_text())["tracking"]["run_id"]
     nas(*arguments(folder, workers=0))
-    assert told(folder) == serial
+    assert told(folder) == serial, drivers.errors.read_text()
     stored = json.loads((run / "experiment.json").read_text())["tracking"]
     assert stored["run_id"] == mlflow_run
     check_mlflow(stored)
+
+
+def on_ray(folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(*arguments(folder, workers=2)), env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
 
 
 def check_mlflow(stored: dict) -> None:

@@ -134,6 +134,9 @@ class TestByCost:
         plain = Counter(self.bins_of(space, _WithBins(5), 500))
         assert max(plain.values()) > 4 * min(plain.get(b, 0) for b in range(5))
 
+    def test_a_step_trains_so_many(self, space):
+        assert len(set(CostBalanced(COST, bins=3, count=4).at(space, 0, 0, 0))) == 4
+
     def test_draws_differ_within_a_bin(self, space):
         rule = CostBalanced(COST, bins=3)
         drawn = [rule.at(space, 0, step, 0)[0] for step in range(100)]

@@ -594,6 +594,30 @@ def test_sides_that_somebodys_module_does_not_take(task, tmp_path):
     train(supernet, task, replace(RECIPE, resolutions=(8,), epochs=1), tmp_path)
 
 
+@dataclass(frozen=True)
+class Pooled:
+    first: int
+    second: int
+
+
+def test_sides_that_only_two_choices_together_do_not_take(task, tmp_path):
+    """Of which the cover, where one choice at a time leaves its top, holds none."""
+
+    def build(a):
+        pooling = nn.MaxPool2d((3 - a.first) * (3 - a.second))
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 1), pooling, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+        )
+
+    space = Space(Pooled(oneof(1, 2), oneof(1, 2)))
+    refused = Pooled(1, 1)
+    supernet = Supernet(build, space)
+    assert refused not in supernet.cover
+    with pytest.raises(RunError, match=f"got 3, which {architecture_id(refused)} does not"):
+        train(supernet, task, replace(RECIPE, resolutions=(3, 8)), tmp_path)
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(task, supernet, tmp_path):
     broken = replace(task, images=np.full_like(task.images, np.inf))
     with pytest.raises(
@@ -996,7 +1020,8 @@ class TestCheckpoints:
             train(copy_of(supernet), task, RECIPE, tmp_path, on_step=stop_at_step(8))
         before = sorted((tmp_path / "checkpoints").iterdir())
         monkeypatch.setattr(type(task), "loss", lambda self, answer, batch: answer.sum() * math.nan)
-        with pytest.raises(RunError, match=r"no good checkpoint\. .*, or look at what is in the batch"):
+        message = r"no good checkpoint\. Lower .*, and remove .*checkpoints, to start again; or look at what"
+        with pytest.raises(RunError, match=message):
             train(copy_of(supernet), task, RECIPE, tmp_path)
         assert sorted((tmp_path / "checkpoints").iterdir()) == before
 
