@@ -72,6 +72,14 @@ def test_sandwich(space):
     assert {b.mixer.bits.weight for a in every for b in a.stages[0].blocks} == {4, 8, 32}
 
 
+@pytest.mark.parametrize(
+    ("rule", "count"),
+    [(OneBatch(3), 3), (CostBalanced(COST, bins=3, count=4), 4), (Progressive(random=4), 5)],
+)
+def test_a_step_trains_so_many(rule, count, space):
+    assert len(set(rule.at(space, 0, 0, 0.9))) == count
+
+
 def test_one_alone(space):
     architecture = space.smallest()
     assert Only(architecture).at(space, 0, 3, 0.5) == [architecture]
@@ -133,9 +141,6 @@ class TestByCost:
         assert max(counts.values()) < 2 * min(counts.values())
         plain = Counter(self.bins_of(space, _WithBins(5), 500))
         assert max(plain.values()) > 4 * min(plain.get(b, 0) for b in range(5))
-
-    def test_a_step_trains_so_many(self, space):
-        assert len(set(CostBalanced(COST, bins=3, count=4).at(space, 0, 0, 0))) == 4
 
     def test_draws_differ_within_a_bin(self, space):
         rule = CostBalanced(COST, bins=3)
