@@ -29,7 +29,7 @@ from nas.training.optimizer import MOMENTS, SlicedAdamW
 from nas.training.recipe import Recipe
 from nas.training.streams import MODULES, reproducible
 
-STEPS_LOOKED_AT = 32  # before the first, whether their subnets take all sides
+STEPS_LOOKED_AT = 16  # before the first, whether their subnets take all sides
 
 
 class Update:
