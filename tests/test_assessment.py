@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from nas import assessment
 from nas.assessment import Assessed, close, every, figures, kendall, with_intervals
 from nas.errors import RunError
 from nas.experiment import load_experiment
-from nas.phases.assess import _write, read_right, recipe_id
+from nas.phases.assess import _right_of, _write, assess, read_right, recipe_id
 from nas.phases.chosen import Assessment, Chosen
+from nas.tasks import Batch, Metric, Tally
 from nas.training import Sandwich
 
 IMAGES = 1000
@@ -199,3 +201,68 @@ def test_how_the_supernet_was_trained_is_no_matter_to_a_training_alone():
 def test_numbers_of_bins_that_are_none(bins, message):
     with pytest.raises(RunError, match=message):
         Assessment(bins=bins)
+
+
+class OneLogit:
+    """Of two classes."""
+
+    metric = Metric("accuracy", "%", "maximize")
+
+    def tallies(self, outputs, batch):
+        return {"accuracy": Tally.of(100.0 * ((outputs.flatten() > 0) == batch.targets.bool()))}
+
+
+class Wrong(OneLogit):
+    """Counts errors, from 0 to 1."""
+
+    metric = Metric("error", "", "minimize")
+
+    def tallies(self, outputs, batch):
+        return {"error": Tally.of(1.0 * (outputs.argmax(-1) != batch.targets))}
+
+
+class Unsure(OneLogit):
+    def tallies(self, outputs, batch):
+        return {"accuracy": Tally.of(outputs.sigmoid().flatten())}
+
+
+@pytest.mark.parametrize(
+    ("task", "answer"),
+    [
+        (OneLogit(), torch.tensor([[2.0], [-1.0], [-3.0], [0.5]])),
+        (OneLogit(), torch.tensor([2.0, -1.0, -3.0, 0.5])),
+        (Wrong(), torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])),
+    ],
+    ids=["one logit", "a number", "errors"],
+)
+def test_the_metric_says_what_is_right(task, answer):
+    batch = Batch((torch.zeros(4, 3),), torch.tensor([1, 1, 0, 0]))
+    assert _right_of(batch, answer, task).tolist() == [True, False, True, False]
+
+
+def test_a_metric_of_more_and_less_is_refused():
+    batch = Batch((torch.zeros(4, 3),), torch.tensor([1, 1, 0, 0]))
+    with pytest.raises(
+        RunError, match=r"takes each example for right or wrong, 0 or 100: accuracy of Unsure"
+    ):
+        _right_of(batch, torch.rand(4, 1), Unsure())
+
+
+def test_a_training_alone_that_diverges_stops_no_other(tmp_path):
+    """And its remedy is one that can be followed: the recipe of a supernet is final."""
+    found, _ = load_experiment("digits", {})
+    task = replace(found.task.fewer(train=128), batch_size=64)
+    recipe = replace(found.training, epochs=2, learning_rate=1e3, warmup=0.0, threads=1)
+    experiment = replace(found, task=task, training=recipe)
+    directory = SimpleNamespace(path=tmp_path / "digits")
+    source = SimpleNamespace(path=None, name="digits", settings={"name": "mine"})
+    supernet = experiment.supernet()
+    run = SimpleNamespace(
+        experiment=experiment, directory=directory, source=source, supernet=supernet, address=None, modules=[]
+    )
+    with pytest.raises(RunError) as raised:
+        assess(run, Assessment(bins=1, subnets=2, seeds=1), workers=0)
+    said = str(raised.value)
+    assert "2 did; the others are kept. The first: The loss must" in said
+    assert "--set name=mine --resume --if-changed continue --set training.explosion=inf" in said
+    assert "learning_rate" not in said

@@ -58,6 +58,11 @@ def test_a_bin_that_holds_too_few_is_told(experiment):
     assert "holds 3 subnets that training leaves out, of 4" in line
 
 
+def test_a_bin_that_is_empty_is_told_by_what_is_asked_for(experiment):
+    with pytest.raises(SpaceError, match=r"must hold 2 subnets .* holds 0\. Raise --width, lower --bins"):
+        choose(experiment, Assessment(bins=1, width=1e-9))
+
+
 def test_bins_that_overlap(experiment):
     """A subnet would be trained, and counted, several times."""
     with pytest.raises(RunError, match=r"must not overlap: 4 of ±50 %, .* do\. Lower --bins or --width"):

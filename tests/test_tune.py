@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from nas.errors import RunError
 from nas.experiment import Experiment
 from nas.phases.tune import Tuning, as_it_is, recipe_settings, tunable, with_settings
 from nas.space import Space, oneof
-from nas.tasks import Batch, Tally
+from nas.tasks import Batch, Metric, Tally
 from nas.training import Only, Sandwich, SinglePath
 from search_spaces import hierarchical
 
@@ -62,13 +63,46 @@ def test_a_recipe_is_read_back(tmp_path):
         recipe_settings(tmp_path, "digits")
     (tmp_path / "digits-tune").mkdir()
     found = {"settings": {"training.learning_rate": 0.01, "training.subnets": "nas.training.OneBatch"}}
-    found["set"] = {"data": "mine.npz", "training.learning_rate": "0.5"}
+    found["set"] = {"data": "mine.npz", "training.learning_rate": "0.5", "training.subnets.random": "1"}
     (tmp_path / "digits-tune" / "recipe.json").write_text(json.dumps(found))
     assert recipe_settings(tmp_path, "digits") == {
         "data": "mine.npz",  # or it would train on other data than the recipe was found on
         "training.learning_rate": "0.01",
-        "training.subnets": "nas.training.OneBatch",
+        "training.subnets": "nas.training.OneBatch",  # as it was tried: with its own numbers
     }
+
+
+class OfWholeClasses:
+    """A user's task, whose metric compares classes."""
+
+    classes, image_shape = 4, (1, 8, 8)
+    metric = Metric("accuracy", "%", "maximize")
+    size = 7
+
+    def batches(self, split):
+        yield Batch((torch.zeros(self.size, 1, 8, 8),), torch.arange(self.size) % self.classes)
+
+    def loss(self, outputs, batch):
+        return torch.nn.functional.cross_entropy(outputs, batch.targets)
+
+    def tallies(self, outputs, batch):
+        return {"accuracy": Tally.of(100.0 * (outputs.argmax(-1) == batch.targets))}
+
+
+class OfOneLogit(OfWholeClasses):
+    classes = 2
+
+    def loss(self, outputs, batch):
+        found = outputs.squeeze(-1)
+        return torch.nn.functional.binary_cross_entropy_with_logits(found, batch.targets.float())
+
+
+@pytest.mark.parametrize(("task", "size"), [(OfWholeClasses(), 7), (OfWholeClasses(), 4), (OfOneLogit(), 7)])
+def test_tasks_of_whole_classes_are_not_mixed(task, size, experiment, monkeypatch):
+    """With as many images as classes they compare one with the other, and say nothing."""
+    monkeypatch.setattr(task, "size", size, raising=False)
+    assert not any("mix" in name for name in tunable(replace(experiment, task=task)))
+    assert any("mix" in name for name in tunable(experiment))
 
 
 @pytest.mark.parametrize(
@@ -198,6 +232,15 @@ def test_recipes_are_judged_by_subnets_that_are_trained(experiment, monkeypatch)
     module._objective((short, 1, {"nas.training.SinglePath": 1.0}), settings, lambda *_, **__: None)
     assert len(judged) == module.PANEL + 2
     assert all(a in short.training.trained(short.space) for a in judged)
+
+
+def test_a_metric_that_is_no_number_is_a_failure(experiment, monkeypatch):
+    module = sys.modules["nas.phases.tune"]
+    monkeypatch.setattr(module, "subnet_accuracy", lambda *_: SimpleNamespace(mean=math.nan))
+    settings = {"training.subnets": "nas.training.SinglePath"}
+    few = replace(experiment, task=experiment.task.fewer(train=64))
+    with pytest.raises(RunError, match=r"The accuracy of subnets must be finite: got \[nan"):
+        module._objective((few, 1, {"nas.training.SinglePath": 1.0}), settings, print)
 
 
 def test_what_rules_cost_is_measured_once(tmp_path, monkeypatch):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,12 @@ from nas.evaluation import answering
 from nas.experiment import TRAINS_WITH, Experiment, settings_of
 from nas.files import write_atomically
 from nas.phases.chosen import Assessment, Chosen, choose, small_bins
-from nas.phases.run import Run
+from nas.phases.run import Run, without_guard
 from nas.report.assessment import draw_assessment
 from nas.supernet import Supernet
-from nas.tasks import Split, Task, classified
+from nas.tasks import Batch, Split, Task, classified
 from nas.threads import cpu_threads
-from nas.training import ASIDE, train
+from nas.training import ASIDE, Diverged, train
 
 SPLIT: Split = "test"
 
@@ -48,7 +49,7 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
     """Trains subnets alone, as the supernet was (same recipe, epochs and images), and compares; writes
     `assessment/RECIPE` with the raw predictions, assessment.json and a picture. What is there is not done
     again."""
-    _require_classes(run.experiment.task)
+    _require_classes(run)
     chosen = choose(run.experiment, assessment)
     folder = raw_folder(run.directory.path, recipe := recipe_id(run.experiment))
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,10 +63,20 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
     with bar("Train subnets alone", len(todo)) as progress:
         options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
         options["device"] = run.experiment.training.device
+        diverged = list[str]()
         for (subnet, seed), right in each(_train_alone, shared, todo, **options):
+            if isinstance(right, str):
+                diverged.append(right)
+                continue
             _write(_file(folder, subnet, seed), right)
             shutil.rmtree(_work(folder, subnet, seed), ignore_errors=True)
             progress.advance(f"{subnet.id} seed {seed}: {100 * right.mean():.2f} %")
+    if diverged:
+        raise RunError(
+            f"No training alone must diverge, but {len(diverged)} did; the others are kept. The first: "
+            f"{diverged[0]} Where the loss would have come down again, let it: `{without_guard(run)}`, and "
+            f"then this command once more. Else these subnets cannot be trained alone as the supernet was."
+        )
     assessed = Assessed(
         np.array([c.cost for c in chosen]),
         np.array([c.bin for c in chosen]),
@@ -84,12 +95,16 @@ def assess(run: Run, assessment: Assessment, workers: int) -> dict[str, Any]:
     return results
 
 
-def _train_alone(shared: Shared, item: tuple[Chosen, int]) -> np.ndarray:
-    """Which images of `SPLIT` a subnet answers right that was trained alone, bool (images,)."""
+def _train_alone(shared: Shared, item: tuple[Chosen, int]) -> np.ndarray | str:
+    """Which images of `SPLIT` a subnet answers right that was trained alone, bool (images,); or how its
+    training diverged."""
     (subnet, seed), experiment = item, shared.experiment
     recipe = replace(experiment.training.alone(subnet.architecture), threads=1)
     alone = experiment.begun(subnet.architecture, 1000 + seed)
-    train(alone, experiment.task, recipe, _work(shared.folder, subnet, seed), seed=1000 + seed)
+    try:
+        train(alone, experiment.task, recipe, _work(shared.folder, subnet, seed), seed=1000 + seed)
+    except Diverged as error:
+        return error.fact
     return _right(alone, subnet.architecture, experiment.task)
 
 
@@ -97,8 +112,31 @@ def _right(supernet: Supernet, architecture: Any, task: Task) -> np.ndarray:
     answer, found = answering(supernet, architecture, task), list[np.ndarray]()
     with torch.inference_mode(), cpu_threads(1):
         for batch in task.batches(SPLIT):
-            found.append((answer(*batch.inputs).argmax(-1) == batch.targets).numpy())
+            found.append(_right_of(batch, answer(*batch.inputs), task))
     return np.concatenate(found)
+
+
+def _right_of(batch: Batch, answer: torch.Tensor, task: Task) -> np.ndarray:
+    """Which examples of a batch the task's own metric takes for right, bool (B,)."""
+    name = task.metric.name
+    if answer.ndim == 2 and answer.shape[1] > 1:  # classes by the largest score, if so the metric has it
+        right = (answer.argmax(-1) == batch.targets).numpy()
+        if math.isclose(task.tallies(answer, batch)[name].mean, 100 * right.mean()):
+            return right
+    each_alone = zip(answer.split(1), _examples(batch), strict=True)
+    values = np.array([task.tallies(one, example)[name].mean for one, example in each_alone])
+    if not np.isin(values, (0, 100)).all() and not np.isin(values, (0, 1)).all():
+        raise RunError(
+            f"`nas assess` must have a metric that takes each example for right or wrong, 0 or 100: {name} "
+            f"of {type(task).__name__} gives {values[:3].tolist()} of the first ones."
+        )
+    return (values > 0) == (task.metric.direction == "maximize")
+
+
+def _examples(batch: Batch) -> Iterator[Batch]:
+    """Its examples, each as a batch."""
+    for i in range(len(batch.targets)):
+        yield Batch(tuple(x[i : i + 1] for x in batch.inputs), batch.targets[i : i + 1])
 
 
 def _inherited(run: Run, architecture: Any, folder: Path) -> np.ndarray:
@@ -117,12 +155,16 @@ def _ends(run: Run, folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _require_classes(task: Task) -> None:
+def _require_classes(run: Run) -> None:
+    """Raises RunError for a task of which no example is right or wrong, before anything is trained."""
+    task, largest = run.experiment.task, run.experiment.space.largest()
     if not classified(batch := next(iter(task.batches("select")))):
         raise RunError(
             f"`nas assess` must have a task with one class per example: got targets of {batch.targets.dtype} "
             f"{tuple(batch.targets.shape)} from {type(task).__name__}."
         )
+    with torch.inference_mode(), cpu_threads(1):
+        _right_of(batch, answering(run.supernet, largest, task)(*batch.inputs), task)
 
 
 # --- files ----------------------------------------------------------------------------------------

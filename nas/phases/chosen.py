@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from nas.architecture import architecture_id
 from nas.devices.costs import macs
 from nas.errors import RunError, SpaceError
 from nas.experiment import Experiment
-from nas.space import Within
+from nas.space import EmptyRange, Within
 from nas.training import architectures_of
 from nas.training.streams import RULES, reproducible
 
@@ -172,7 +173,9 @@ class _Bin:
 
     def _drawn(self, within: Within) -> Iterator[Any]:
         rng = np.random.default_rng(self.number)
-        return (within.sample(rng) for _ in range(DRAWS))
+        with suppress(EmptyRange):  # what a bin holds too few of is said by its own numbers
+            for _ in range(DRAWS):
+                yield within.sample(rng)
 
     def _costs(self, architectures: Iterable[Any]) -> np.ndarray:
         return self.cost(np.array([self.experiment.space.encode(a) for a in architectures]))

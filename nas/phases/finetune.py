@@ -27,7 +27,7 @@ from nas.phases.run import Run
 from nas.phases.verify import Entry, mark_front, own_architecture
 from nas.reading import read_run
 from nas.supernet import Supernet
-from nas.training import Distillation, core_seconds, load_tensors, save_tensors, train
+from nas.training import Distillation, Diverged, core_seconds, load_tensors, save_tensors, train
 
 INHERITED, FINE_TUNED, SCRATCH = "inherited", "fine-tuned", "from scratch"
 FOLDER, INDEX, JUDGED = "finetuned", "finetuned.json", "judged.json"
@@ -138,6 +138,7 @@ def finetune(run: Run, entries: Sequence[Entry], what: Finetuning, workers: int)
     again = sum((p.id, p.kind) in known for p in pieces)
     note = f" ({again} of them again, with other settings)" if again else ""
     console.print(f"Fine-tuning: {len(architectures)} subnets; {len(pieces)} trainings are left to do{note}.")
+    failure: RunError | None = None
     if pieces:
         shared = Shared(
             run.experiment, run.supernet, run.weights, _teacher(run, what), what, folder.resolve()
@@ -157,9 +158,14 @@ def finetune(run: Run, entries: Sequence[Entry], what: Finetuning, workers: int)
 
             options: dict[str, Any] = {"workers": workers, "address": run.address, "by_value": run.modules}
             device = run.experiment.training.device
-            several(_train_on, shared, pieces, on_end=ended, device=device, **options)
+            try:
+                several(_train_on, shared, pieces, on_end=ended, device=device, **options)
+            except RunError as error:
+                failure = error
     _mark(run, known)
     _print(run, known, list(architectures))
+    if failure:
+        raise failure
     return [known[key] for key in known if key[0] in architectures]
 
 
@@ -262,8 +268,15 @@ def _train_on(shared: Shared, piece: Piece, report: Report) -> None:
         if piece.kind == FINE_TUNED and judged.epoch - judged.at >= what.patience:
             raise _Enough
 
-    with suppress(_Enough):
-        train(alone, experiment.task, recipe, work, seed=experiment.seed, on_weights=judge)
+    try:
+        with suppress(_Enough):
+            train(alone, experiment.task, recipe, work, seed=experiment.seed, on_weights=judge)
+    except Diverged as error:  # its remedy is for a supernet
+        lower = "Lower --learning-rate; or, where" if piece.kind == FINE_TUNED else "Where"
+        raise RunError(
+            f"{piece.id}, {piece.kind}: {error.fact} {lower} the loss would have come down again, let it "
+            f"(`nas train`, with --resume --if-changed continue --set training.explosion=inf)."
+        ) from None
 
 
 def _record(run: Run, piece: Piece, figures: dict[str, Any], shared: Shared) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -235,6 +236,20 @@ def _require_weights(directory: RunDirectory, source: Source) -> None:
             f"{directory.path} must hold a trained supernet, but has none. `nas train {source.name}` "
             f"trains it."
         )
+
+
+def without_guard(run: Run) -> str:
+    """The command by which trainings of a run no longer stop for a loss that rises."""
+    command = [
+        "nas",
+        "train",
+        run.source.path or run.source.name,
+        "--run-dir",
+        str(run.directory.path.parent),
+    ]
+    named = ["--set", f"name={name}"] if (name := run.source.settings.get("name")) else []
+    what = ["--resume", "--if-changed", "continue", "--set", "training.explosion=inf"]
+    return shlex.join([*command, *named, *what])
 
 
 def objectives_of(stored: dict[str, Any]) -> list[Objective]:

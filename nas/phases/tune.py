@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from rich.table import Table
 
@@ -27,7 +28,7 @@ from nas.phases.run import Run
 from nas.rundir import RunDirectory
 from nas.settings import differences, replaced
 from nas.space import Space
-from nas.tasks import Metric, classified
+from nas.tasks import Metric, Mix, classified
 from nas.training import (
     ASIDE,
     OneBatch,
@@ -82,12 +83,26 @@ def tunable(experiment: Experiment) -> dict[str, BaseDistribution]:
         "training.subnets": CategoricalDistribution(rules),
         "training.distillation.in_place": CategoricalDistribution([0.0, 0.5, 1.0]),
     }
-    if hasattr(experiment.task, "classes") and classified(next(iter(experiment.task.batches("select")))):
+    if hasattr(experiment.task, "classes") and _takes_shares(experiment.task):
         space["training.mix.label_smoothing"] = FloatDistribution(0.0, 0.2)
         if importlib.util.find_spec("kornia") and len(getattr(experiment.task, "image_shape", ())) == 3:
             space["training.mix.mixup"] = CategoricalDistribution([0.0, 0.2, 0.8])
             space["training.mix.cutmix"] = CategoricalDistribution([0.0, 1.0])
     return space
+
+
+def _takes_shares(task: Any) -> bool:
+    """Whether loss and metrics of a task with `classes` can be told of targets between them (B, classes)."""
+    batch, name = next(iter(task.batches("select"))), task.metric.name
+    if not classified(batch):
+        return False
+    outputs = torch.zeros(len(batch.targets), task.classes)
+    try:
+        mixed = Mix(label_smoothing=0.1)(batch, task.classes, torch.Generator())
+        tallies = [task.tallies(outputs, b)[name] for b in (batch, mixed)]
+        return tallies[0].n == tallies[1].n and bool(task.loss(outputs, mixed).isfinite())
+    except Exception:  # a user's, written for whole classes
+        return False
 
 
 def _has_steps(rule: Subnets, space: Space) -> bool:
@@ -196,6 +211,8 @@ def tune_recipe(run: Run, tuning: Tuning, workers: int) -> dict[str, Any]:
     command = ["nas", "run", run.source.path or run.source.name, "--recipe"]  # which has what was `given`
     if folder.parent.resolve() != Path("runs").resolve():
         command += ["--run-dir", str(folder.parent)]
+    if "name" in given:  # by which the recipe is found
+        command += ["--set", f"name={given['name']}"]
     console.print(f"Best recipe: {path}. Use it with: {shlex.join(command)}")
     return results
 
@@ -264,7 +281,9 @@ def recipe_settings(run_dir: Path, name: str) -> dict[str, str]:
             f"it out."
         )
     found = json.loads(path.read_text(encoding="utf-8"))
-    return {key: str(value) for key, value in (found.get("set", {}) | found["settings"]).items()}
+    best, given = found["settings"], found.get("set", {})  # a rule was tried with its own defaults
+    given = {k: v for k, v in given.items() if not any(k.startswith(f"{path}.") for path in best)}
+    return {key: str(value) for key, value in (given | best).items()}
 
 
 def _costs(run: Run, rules: Sequence[str]) -> dict[str, float]:
@@ -316,10 +335,12 @@ def _objective(
     def judge(step: int) -> None:
         if step in due:
             found = [subnet_accuracy(supernet, a, experiment.task, "search").mean for a in panel]
-            sign = 1 if experiment.task.metric.direction == "maximize" else -1
-            spent = core_seconds() - start
+            metric = experiment.task.metric
+            if not math.isfinite(mean := float(np.mean(found))):
+                raise RunError(f"The {metric.name} of subnets must be finite: got {found} after step {step}.")
+            sign, spent = 1 if metric.direction == "maximize" else -1, core_seconds() - start
             for t in due[step]:
-                report(math.ceil(step / in_epoch), sign * float(np.mean(found)), spent, time=t)
+                report(math.ceil(step / in_epoch), sign * mean, spent, time=t)
 
     with tempfile.TemporaryDirectory() as folder:
         train(supernet, experiment.task, recipe, Path(folder), seed=experiment.seed, on_step=judge)

@@ -5,7 +5,7 @@ from nas.space.genes import FIRST, Gene
 from nas.space.holes import Between, OneOf, Repeat, Tied, between, is_hole, oneof, repeat, tied
 from nas.space.space import Constraint, Space
 from nas.space.views import Context, materialise
-from nas.space.within import Within
+from nas.space.within import EmptyRange, Within
 
 __all__ = [
     "FIRST",
@@ -13,6 +13,7 @@ __all__ = [
     "Between",
     "Constraint",
     "Context",
+    "EmptyRange",
     "Gene",
     "OneOf",
     "Repeat",

@@ -19,6 +19,10 @@ PATIENCE = 12  # levels without an architecture that is nearer
 STEPS = 30  # of the walk between two draws
 
 
+class EmptyRange(SpaceError):
+    """No architecture was found in a range of costs."""
+
+
 @dataclass(frozen=True)
 class Within:
     """The architectures of a space whose cost lies in a range, to be sampled like a space.
@@ -34,7 +38,7 @@ class Within:
         low, high: ends of the range, both in it.
 
     Raises:
-        SpaceError: no architecture was found in the range; names the nearest cost there is.
+        EmptyRange: no architecture was found in the range; names the nearest cost there is.
 
     Example:
         >>> figures = costs.figures(space, image_side=32)
@@ -90,7 +94,7 @@ class Within:
             crowd[0] = nearest
             distance = self._distance(crowd)
         if not (distance == 0).any():
-            raise SpaceError(self._nothing(crowd[[distance.argmin()]]))
+            raise EmptyRange(self._nothing(crowd[[distance.argmin()]]))
         return crowd[distance == 0], False
 
     def _walk(self, crowd: np.ndarray, level: float, steps: int, rng: np.random.Generator) -> np.ndarray:

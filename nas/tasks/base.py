@@ -74,7 +74,11 @@ class Tally:
 
 class Task(Protocol):
     """Data, loss and metrics. The searcher sees *search*, finalists are compared on *select*, and
-    *test* is looked at to report, once for each set of weights, and decides nothing."""
+    *test* is looked at to report, once for each set of weights, and decides nothing.
+
+    One with `classes`, their number, may be trained with mixup, CutMix and label smoothing: `loss` and
+    `tallies` are then given targets (B, classes), shares of each class. `nas tune` leaves these out where
+    they cannot take them."""
 
     @property
     def metric(self) -> Metric:

@@ -4,6 +4,7 @@ from nas.training.checkpoint import Checkpoints, load_tensors, save_tensors
 from nas.training.distillation import Distillation, soft_loss
 from nas.training.gradients import Gradients
 from nas.training.group import Alone, Distributed, Group
+from nas.training.guard import Diverged
 from nas.training.heap import frozen_heap
 from nas.training.loop import Epoch, train
 from nas.training.optimizer import SlicedAdamW
@@ -31,6 +32,7 @@ __all__ = [
     "CostBalanced",
     "Distillation",
     "Distributed",
+    "Diverged",
     "Epoch",
     "Gradients",
     "Group",

@@ -17,9 +17,11 @@ class Diverged(RunError):
 
     Attributes:
         architecture: that gave them.
+        fact: what they are, without what to do about it.
     """
 
     architecture: Any = None
+    fact: str = ""
 
 
 class Guard:
@@ -63,6 +65,7 @@ class Guard:
 
 def _diverged(law: str, value: float, step: int, architecture: Any) -> Diverged:
     which = architecture_id(architecture)
-    error = Diverged(f"{law}, but is {value:.3g} at step {step} of architecture {which}.")
-    error.architecture = architecture
+    fact = f"{law}, but is {value:.3g} at step {step} of architecture {which}."
+    error = Diverged(fact)
+    error.architecture, error.fact = architecture, fact
     return error

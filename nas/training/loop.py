@@ -193,7 +193,9 @@ class _Training:
         try:
             loss, tallies = self.update(batches, self.step)
         except Diverged as error:
-            raise self._diverged(error, batches) from None
+            told = Diverged(self._what_to_do(error, batches))
+            told.architecture, told.fact = error.architecture, error.fact
+            raise told from None
         self.untried = None
         self.sums.loss += loss
         self.sums.steps += 1
@@ -235,9 +237,9 @@ class _Training:
             self._trim_history(step // self.steps_per_epoch)
         return step
 
-    def _diverged(self, error: Diverged, batches: list[Batch]) -> RunError:
-        """What to do about it. A checkpoint is a good one if what failed is sane with its weights; those that
-        are newer are put aside, so that the training goes on from that one."""
+    def _what_to_do(self, error: Diverged, batches: list[Batch]) -> str:
+        """What failed, and what to do about it. A checkpoint is a good one if what failed is sane with its
+        weights; those that are newer are put aside, so that the training goes on from that one."""
         where, aside, good = self.folder / DIVERGED, list[Path](), None
         where.write_text(json.dumps(to_json(error.architecture), indent=1) + "\n")
         for path in reversed(self.checkpoints.paths()):
@@ -252,15 +254,13 @@ class _Training:
         lower = f"Lower training.learning_rate, which is {self.recipe.learning_rate:g}"
         if good is None:
             again = f", and remove {self.checkpoints.folder}, to start again" if aside else ""
-            return RunError(
-                f"{law}. There is no good checkpoint. {lower}{again}; or look at what is in the batch."
-            )
+            return f"{law}. There is no good checkpoint. {lower}{again}; or look at what is in the batch."
         for path in aside:
             with suppress(FileNotFoundError):  # another process may have put it aside
                 path.rename(f"{path}{RUINED}")
         names = ", ".join(f"{path.name}{RUINED}" for path in aside)
         put = f", and what led here is put aside as {names}" if aside else ""
-        return RunError(f"{law}. The last good checkpoint is {good}{put}. {lower}.")
+        return f"{law}. The last good checkpoint is {good}{put}. {lower}."
 
     def _counted_by(self) -> dict[str, int]:
         """What gives a number of steps its meaning; goes into checkpoints."""

@@ -32,7 +32,7 @@ class Recipe:
         weight_decay: AdamW's, on matrices alone.
         clip: largest norm of the gradient.
         subnets: which architectures a step trains.
-        withheld: (last part of a gene's name, options) that no step trains, such as ``(("ratio", (2,)),)``:
+        withheld: (field, options of its `oneof`s) that no step trains, such as ``(("ratio", (2,)),)``:
             `nas assess --unseen` says how well the bank does what it was never trained for.
         distillation: what they learn from beside the labels.
         project: whether the largest subnet's gradient loses, parameter by parameter, what opposes the others'

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nas.errors import RunError, SpaceError, errors_of_users
-from nas.space import Between, Space, Within
+from nas.space import Between, Repeat, Space, Within
 
 Costs = Callable[[np.ndarray], np.ndarray]
 """Of genes (n, genes): what they cost, (n,)."""
@@ -133,7 +133,8 @@ class Nested(Subnets):
     (the joint loss of MatFormer, Devvrit et al., 2023, §3.2, eq. 1, with equal weights).
 
     Attributes:
-        gene: last part of the name of the genes.
+        gene: the field whose choices they are: of a `repeat`, those among its entries, or where there are
+            none, its length, which is also called ``len(blocks)``.
         rest: all other choices: "largest", as in MatFormer, or "random", drawn once per step.
     """
 
@@ -158,7 +159,7 @@ class Nested(Subnets):
 
     def _granular(self, space: Space, genes: np.ndarray) -> list[Any]:
         """`genes` at each granularity, the largest first."""
-        named = _named(space, self.gene)
+        named = _granularities(space, self.gene)
         found: dict[Any, None] = {}
         for level in range(max(space.genes[i].cardinality for i in named)):
             granular = genes.copy()
@@ -236,8 +237,9 @@ class Progressive(Subnets):
     trained before: that is `Distillation(external=…, teacher=…)` here).
 
     Attributes:
-        phases: last parts of the names of genes that each phase opens, in order; the largest is trained alone
-            before the first. What no phase names is open in all of them.
+        phases: fields whose choices each phase opens, in order; of a `repeat` its length and those among its
+            entries (``len(blocks)``: its length alone). The largest is trained alone before the first; what
+            no phase names is open in all of them.
         share: of the training after which all phases have begun, evenly.
     """
 
@@ -254,9 +256,10 @@ class Progressive(Subnets):
 
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
         largest = space.largest()
-        empty = [phase for phase in self.phases if not _ending(space, phase)]
+        named = [_of_fields(space, phase) for phase in self.phases]
+        empty = [phase for phase, genes in zip(self.phases, named, strict=True) if not genes]
         if space.genes and empty and (self.phases != PHASES or len(empty) == len(PHASES)):
-            known = ", ".join(sorted({_last(gene.name) for gene in space.genes}))
+            known = ", ".join(_fields(space))
             raise RunError(
                 f"`training.subnets.phases` must name choices of the space, of which there are {known}: "
                 f"{empty[0]} names none."
@@ -264,7 +267,7 @@ class Progressive(Subnets):
         begun = int(progress / self.share * (len(self.phases) + 1))
         if begun == 0:
             return [largest]
-        closed = [i for phase in self.phases[begun:] for i in _ending(space, phase)]
+        closed = sorted(set().union(*named[begun:]) - set().union(*named[:begun]))
         rng = _rng(seed, step)
         return [largest, *(self._drawn(space, closed, rng) for _ in range(self.random))]
 
@@ -350,25 +353,35 @@ def _path(seed: int, steps: int) -> np.ndarray:
 # --- genes ----------------------------------------------------------------------------------------
 
 
-def _ending(space: Space, names: Sequence[str]) -> list[int]:
-    """Genes whose name ends in one of `names`."""
-    return [i for i, gene in enumerate(space.genes) if _last(gene.name) in names]
+def _of_fields(space: Space, names: Sequence[str]) -> set[int]:
+    """Genes of fields of these names; ``len(NAME)`` is the length of a `repeat`."""
+    return {
+        i
+        for i, gene in enumerate(space.genes)
+        if (field := _field(gene.name)) in names
+        or (isinstance(gene.hole, Repeat) and f"len({field})" in names)
+    }
 
 
-def _last(name: str) -> str:
-    return name.partition("[")[0].partition("#")[0].rpartition(".")[2]
+def _field(name: str) -> str:
+    """The field that a gene of that name is in: itself, or an entry of it, such as ``hidden.0``."""
+    parts = name.partition("[")[0].partition("#")[0].split(".")
+    return next((part for part in reversed(parts) if not part.isdigit()), parts[-1])
 
 
-def _named(space: Space, name: str) -> list[int]:
-    found = _ending(space, (name,))
-    found = [i for i in found if not isinstance(space.genes[i].hole, Between)]
+def _fields(space: Space) -> list[str]:
+    return sorted({_field(gene.name) for gene in space.genes})
+
+
+def _granularities(space: Space, name: str) -> list[int]:
+    """Genes of the field `name`; the length of a `repeat` where there is nothing else."""
+    found = sorted(i for i in _of_fields(space, (name,)) if not isinstance(space.genes[i].hole, Between))
     if not found:
-        names = sorted({_last(gene.name) for gene in space.genes})
         raise RunError(
-            f"`training.subnets.gene` must end the name of a choice of the space: got {name!r} among "
-            f"{', '.join(names)}."
+            f"`training.subnets.gene` must be the name of a choice of the space: got {name!r} among "
+            f"{', '.join(_fields(space))}."
         )
-    return found
+    return [i for i in found if not isinstance(space.genes[i].hole, Repeat)] or found
 
 
 def _rng(seed: int, step: int) -> np.random.Generator:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 from mlflow import MlflowClient
 from spine.conftest import least
+
+from nas.cluster.tuning import Tried
+from nas.phases.tune import recipe_settings
 
 
 def test_a_recipe_is_tuned_and_used(nas, tmp_path):
@@ -33,3 +37,14 @@ def test_a_recipe_is_tuned_and_used(nas, tmp_path):
     assert stored["settings"]["task"]["batch_size"] == 96  # it was tuned for that
     assert stored["settings"]["seed"] == 7  # of `least`: what is given counts more
     nas("train", "digits", "--resume", *folder)  # it is remembered
+
+
+def test_the_command_that_is_told_finds_the_recipe(nas, tmp_path, monkeypatch):
+    phase = importlib.import_module("nas.phases.tune")
+    tried = Tried(0, {"training.learning_rate": 0.01, "training.weight_decay": 0.01}, 50.0, 1)
+    monkeypatch.setattr(phase, "tune", lambda *_, **__: [tried])
+    monkeypatch.setattr(phase, "_costs", lambda *_: {})
+    done = nas("tune", "digits", "--run-dir", tmp_path, "--samples", 1, "--set", "name=mine")
+    command = f"nas run digits --recipe --run-dir {tmp_path} --set name=mine"
+    assert command in " ".join(done.stdout.split())
+    assert recipe_settings(tmp_path, "mine")["training.learning_rate"] == "0.01"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -113,6 +114,18 @@ class TestNested:
             assert Nested("ratio", rest="random").trains(space, architecture) == alike
             assert not Nested("ratio").trains(space, architecture)  # which keeps all else at the largest
 
+    def test_choices_among_entries(self, entries):
+        """And not how many entries there are; that, where it is asked for."""
+        rule = Nested("hidden", rest="random")
+        for step in range(10):
+            chosen = rule.at(entries, 0, step, 0)
+            assert [set(a.hidden) for a in chosen] == [{32}, {16}, {8}]
+            assert len({len(a.hidden) for a in chosen}) == 1
+        assert not rule.trains(entries, Entries((32, 16, 8), 4))
+        assert rule.trains(entries, Entries((16, 16), 4))
+        lengths = Nested("len(hidden)").at(entries, 0, 0, 0)
+        assert [a.hidden for a in lengths] == [(32, 32, 32), (32, 32), (32,)]
+
     def test_a_choice_that_is_not_there(self, space):
         with pytest.raises(RunError, match=r"the name of a choice of the space: got 'rtio' among .*ratio"):
             Nested("rtio").at(space, 0, 0, 0)
@@ -177,7 +190,33 @@ def test_phases_that_open_nothing_are_refused(space):
     Progressive().at(space, 0, 0, 0.5)  # of the default ones not every space has all
 
 
+@dataclass(frozen=True)
+class Entries:
+    hidden: tuple[int, ...]
+    width: int
+
+
+@pytest.fixture(scope="module")
+def entries() -> Space:
+    return Space(Entries(repeat(oneof(8, 16, 32), 1, 3), oneof(4, 8)))
+
+
 class TestProgressive:
+    @pytest.mark.parametrize(
+        ("phases", "early", "late"),
+        [
+            ((("width",), ("hidden",)), {(32, 32, 32)}, 39),
+            ((("len(hidden)",), ("hidden",)), {(32,), (32, 32), (32, 32, 32)}, 39),
+        ],
+    )
+    def test_entries_are_closed_with_their_field(self, entries, phases, early, late):
+        def drawn(progress):
+            rule = Progressive(phases, share=1.0, random=400)
+            return {a.hidden for a in rule.at(entries, 0, 1, progress)}
+
+        assert drawn(0.4) == early
+        assert len(drawn(0.7)) == late
+
     RULE = Progressive((("heads", "size"), ("blocks",), ("ratio",), ("width",)), share=0.8, random=4)
 
     def seen(self, space, progress: float) -> dict[str, set]:
@@ -239,6 +278,6 @@ def test_numbers_between_are_no_granularities():
         ratio: float
 
     space = Space(Net(repeat(oneof(1, 2), 1, 2), between(0.5, 2)))
-    with pytest.raises(RunError, match="must end the name"):
+    with pytest.raises(RunError, match="must be the name of a choice"):
         Nested("ratio").at(space, 0, 0, 0)
     assert math.isfinite(space.size)
