@@ -67,8 +67,15 @@ def test_soft_loss_is_its_definition():
 
 @pytest.mark.parametrize(
     ("answer", "targets", "axis"),
-    [((5, 3), (5,), -1), ((2, 7, 11), (2, 7), -1), ((2, 11, 7, 5), (2, 7, 5), 1), ((5, 3), (5, 3), -1)],
-    ids=["classes", "words", "pixels", "shares"],
+    [
+        ((5, 3), (5,), -1),
+        ((2, 7, 11), (2, 7), -1),
+        ((2, 7, 7), (2, 7), -1),
+        ((2, 11, 7, 5), (2, 7, 5), 1),
+        ((2, 8, 8, 8), (2, 8, 8), 1),
+        ((5, 3), (5, 3), -1),
+    ],
+    ids=["classes", "words", "as many words", "pixels", "as many pixels", "shares"],
 )
 def test_classes_are_on_the_axis_that_targets_lack(answer, targets, axis):
     assert axis_of_classes(answer, targets) == axis
