@@ -97,9 +97,9 @@ class Distillation:
 
 
 def axis_of_classes(answer: tuple[int, ...], targets: tuple[int, ...]) -> int:
-    """Where the logits of an answer are, by the shapes of both: on the axis that targets lack. Where that may
-    be the last or the second, it is the last of tokens (B, T, classes), the second of maps (B, classes, H, W);
-    targets that are shares of classes lack none."""
+    """Where the logits of an answer are, by the shapes of both: on the axis that targets lack. Where that
+    may be the last or the second, it is the last of tokens (B, T, classes), the second of maps (B, classes,
+    H, W); targets that are shares of classes lack none."""
     last, second = answer[:-1] == targets, answer[:1] + answer[2:] == targets
     return 1 if second and (not last or len(answer) > 3) else -1
 
