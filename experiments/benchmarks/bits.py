@@ -25,6 +25,7 @@ times all finalists and writes what all of them say; it, too, wants the machine 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -174,10 +175,11 @@ def time_device() -> None:
 
 def train_supernet(task: ImageClassification, net: int) -> None:
     supernet, start = Supernet(hierarchical.build, space(), seed=net), time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = Recipe(epochs=EPOCHS, learning_rate=LEARNING_RATE, device="cpu", threads=1)
-        train(supernet, task, recipe, Path(folder), seed=net)
+    folder = KEPT / f"unfinished-{net}"  # a call that is ended goes on from its checkpoints
+    recipe = Recipe(epochs=EPOCHS, learning_rate=LEARNING_RATE, device="cpu", threads=1)
+    train(supernet, task, recipe, folder, seed=net)
     save_tensors(KEPT / f"{net}.safetensors", supernet.state(), {})
+    shutil.rmtree(folder)
     print(f"supernet {net}: {time.process_time() - start:.0f} core-seconds", flush=True)
 
 
