@@ -221,6 +221,13 @@ class Wrong(OneLogit):
         return {"error": Tally.of(1.0 * (outputs.argmax(-1) != batch.targets))}
 
 
+class Careful(OneLogit):
+    """Takes for the second class what may be of it."""
+
+    def tallies(self, outputs, batch):
+        return {"accuracy": Tally.of(100.0 * ((outputs[:, 1] > outputs[:, 0] - 2) == batch.targets.bool()))}
+
+
 class Unsure(OneLogit):
     def tallies(self, outputs, batch):
         return {"accuracy": Tally.of(outputs.sigmoid().flatten())}
@@ -232,8 +239,9 @@ class Unsure(OneLogit):
         (OneLogit(), torch.tensor([[2.0], [-1.0], [-3.0], [0.5]])),
         (OneLogit(), torch.tensor([2.0, -1.0, -3.0, 0.5])),
         (Wrong(), torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])),
+        (Careful(), torch.tensor([[1.0, 0.0], [3.0, 0.0], [3.0, 0.0], [1.0, 0.0]])),
     ],
-    ids=["one logit", "a number", "errors"],
+    ids=["one logit", "a number", "errors", "a threshold"],
 )
 def test_the_metric_says_what_is_right(task, answer):
     batch = Batch((torch.zeros(4, 3),), torch.tensor([1, 1, 0, 0]))
