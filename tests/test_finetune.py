@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from nas.errors import RunError
 from nas.experiment import Experiment
 from nas.phases.finetune import FINE_TUNED, SCRATCH, Finetuning, Piece, Shared, _train_on
 from nas.tasks import ImageClassification, Metric, Tally
-from nas.training import Recipe, load_tensors, save_tensors
+from nas.training import Diverged, Recipe, load_tensors, save_tensors
 from search_spaces import hierarchical
 
 phase = sys.modules["nas.phases.finetune"]
@@ -319,6 +320,47 @@ def test_what_is_not_on_record_is_not_thrown_away(experiment, tmp_path, monkeypa
     assert marked[0] == {(entry["id"], FINE_TUNED)}  # as soon as it is on record
     assert len(marked) == 2
     assert {p.name for p in (tmp_path / phase.FOLDER).iterdir()} == {record["file"]}
+
+
+def test_what_ended_well_is_told_where_another_diverged(experiment, tmp_path, monkeypatch):
+    run = SimpleNamespace(
+        directory=SimpleNamespace(path=tmp_path),
+        experiment=experiment,
+        supernet=experiment.supernet(),
+        weights="w",
+        address=None,
+        modules=[],
+    )
+
+    def fails(*_, **__):
+        raise RunError("Training must not fail, but did: b")
+
+    told = []
+    monkeypatch.setattr(phase, "several", fails)
+    monkeypatch.setattr(phase, "_mark", lambda *_: told.append("the front"))
+    monkeypatch.setattr(phase, "_print", lambda *_: told.append("the table"))
+    space = experiment.space
+    entry = {"id": "a", "architecture": space.to_json(space.smallest()), "weights": "w"}
+    with pytest.raises(RunError, match="but did: b"):
+        phase.finetune(run, [entry], Finetuning(external=0.0), 1)
+    assert told == ["the front", "the table"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"), [(FINE_TUNED, "Lower --learning-rate; or, where"), (SCRATCH, r"\. Where")]
+)
+def test_the_remedy_for_one_that_diverges_can_be_followed(kind, remedy, experiment, tmp_path, monkeypatch):
+    def diverges(*_, **__):
+        error = Diverged("The loss must stay finite, but is nan. Lower training.learning_rate.")
+        error.fact = "The loss must stay finite, but is nan."
+        raise error
+
+    monkeypatch.setattr(phase, "train", diverges)
+    with pytest.raises(RunError) as raised:
+        _train_on(shared_of(experiment, tmp_path), piece_of(experiment, kind), print)
+    assert re.search(f"{kind}: The loss must stay finite, but is nan.*{remedy}", str(raised.value))
+    assert "training.learning_rate" not in str(raised.value)
+    assert "--set training.explosion=inf" in str(raised.value)
 
 
 def test_it_is_taught_by_the_largest_at_a_share_of_the_rate(experiment, tmp_path, monkeypatch):
