@@ -339,8 +339,8 @@ def test_what_ended_well_is_told_where_another_diverged(experiment, tmp_path, mo
     monkeypatch.setattr(phase, "several", fails)
     monkeypatch.setattr(phase, "_mark", lambda *_: told.append("the front"))
     monkeypatch.setattr(phase, "_print", lambda *_: told.append("the table"))
-    space = experiment.space
-    entry = {"id": "a", "architecture": space.to_json(space.smallest()), "weights": "w"}
+    space, smallest = experiment.space, experiment.space.smallest()
+    entry = {"id": space.id(smallest), "architecture": space.to_json(smallest), "weights": "w"}
     with pytest.raises(RunError, match="but did: b"):
         phase.finetune(run, [entry], Finetuning(external=0.0), 1)
     assert told == ["the front", "the table"]
