@@ -51,7 +51,7 @@ def test_a_task_with_several_inputs_is_told_before_it_is_trained_on(experiment):
 def test_a_rule_that_does_not_fit_the_space_is_told_before_a_run_begins(experiment):
     check_settings(experiment)
     wrong = replace(experiment, training=Recipe(subnets=Nested("rato")))
-    with pytest.raises(RunError, match=r"`training\.subnets\.gene` must end the name .*: got 'rato'"):
+    with pytest.raises(RunError, match=r"`training\.subnets\.gene` must be the name .*: got 'rato'"):
         check_settings(wrong)
 
 
