@@ -101,13 +101,7 @@ class SubnetModel(PreTrainedModel):
         random."""
         told = named.pop("output_loading_info", False)
         model, info = super().from_pretrained(path, *arguments, output_loading_info=True, **named)
-        for kind, law in (("missing_keys", "is missing"), ("mismatched_keys", "has another shape")):
-            if found := sorted(map(str, info[kind])):
-                raise ExportError(f"{path} must hold all weights of its model, but `{found[0]}` {law}.")
-        try:
-            require_sane(model)
-        except ValueError as error:
-            raise ExportError(f"{path} must hold weights, but {error}.") from error
+        _require_whole(model, info, path)
         _fill_buffers(model.model, cls._built(model.config))
         return (model, info) if told else model
 
@@ -137,6 +131,24 @@ class SubnetModel(PreTrainedModel):
         if labels is None:
             return None, logits
         return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten()), logits
+
+
+LAWS = {
+    "missing_keys": "is missing",
+    "mismatched_keys": "has another shape",
+    "unexpected_keys": "is of no part of it",
+}
+
+
+def _require_whole(model: nn.Module, info: Mapping[str, Any], path: Any) -> None:
+    """Raises ExportError where `transformers` drew weights, left some out, or they are no numbers."""
+    for kind, law in LAWS.items():
+        if found := sorted(map(str, info[kind])):
+            raise ExportError(f"{path} must hold all weights of its model, but `{found[0]}` {law}.")
+    try:
+        require_sane(model)
+    except ValueError as error:
+        raise ExportError(f"{path} must hold weights, but {error}.") from error
 
 
 def _fill_buffers(module: nn.Module, fresh: nn.Module) -> None:
@@ -318,6 +330,11 @@ def load(
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise ExportError(f"{folder} must hold a model of transformers, but: {first_line(error)}") from error
     known = REGISTERED.get(kind)
+    if build and not kind.startswith(PREFIX):
+        raise ExportError(
+            f"{folder} must hold a model of a builder of yours, but holds {name} of the type {kind}. Load it "
+            f"without `build` if that is what you expect."
+        )
     if build and kind.startswith(PREFIX) and (known is None or known.build != build):  # names may be shared
         register(kind.removeprefix(PREFIX), build, classes, tokens=name == OfTokens.__name__)
     of: Any = REGISTERED.get(kind) or getattr(transformers, name, None)
@@ -326,13 +343,18 @@ def load(
             f"{folder} must hold a model that is known here: got {name} of the type {kind}. Load it with the "
             f"builder that made it, `load(folder, build, classes)`."
         )
+    model: PreTrainedModel
+    told: dict[str, Any]
     try:
-        model: PreTrainedModel = of.from_pretrained(folder, local_files_only=True)  # type: ignore[attr-defined]
+        model, told = of.from_pretrained(  # type: ignore[attr-defined]
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
     except RuntimeError as error:
         raise ExportError(
             f"A class of transformers must fit, but {of.__name__} has no such sizes: it has a number for all "
             f"layers, where these differ. Leave huggingface out with --format."
         ) from error
+    _require_whole(model, told, folder)
     return model.eval()
 
 

@@ -113,6 +113,39 @@ def test_weights_that_are_missing_or_none_are_refused(change, message, tmp_path)
             auto.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("classifier.weight"), "`classifier.weight` is missing"),
+        (lambda weights: weights["classifier.weight"].fill_(math.nan), "numbers that are not finite"),
+        (lambda weights: weights.update(other=torch.zeros(1)), "`other` is of no part of it"),
+    ],
+)
+def test_so_are_those_of_a_class_of_transformers(change, message, tmp_path):
+    huggingface.save(Wrapped().eval(), {"type": "V"}, tmp_path, IMAGES)
+    huggingface.load(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    change(weights)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ExportError, match=message):
+        huggingface.load(tmp_path)
+
+
+def test_a_class_of_transformers_is_no_builder_of_a_user(tmp_path):
+    huggingface.save(Wrapped().eval(), {"type": "V"}, tmp_path, IMAGES)
+    with pytest.raises(ExportError, match="must hold a model of a builder of yours, but holds ViTFor"):
+        huggingface.load(tmp_path, build=Wrapped)
+
+
+def test_weights_that_are_pickled_are_not_read(tmp_path):
+    huggingface.save(Wrapped().eval(), {"type": "V"}, tmp_path, IMAGES)
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises((ExportError, OSError)):
+        huggingface.load(tmp_path)
+
+
 def test_what_was_loaded_is_told_to_who_asks(tmp_path):
     folder = exported(tmp_path / "abc", subnet())
     model, told = AutoModel.from_pretrained(folder, output_loading_info=True)

@@ -88,7 +88,7 @@ def print_front(run: Run, device: Device, entries: Sequence[Entry]) -> None:
     console.print(
         f"  nas export {shlex.quote(str(run.directory.path))} --device {device.name} "
         f'--where "latency_ms<={limit:g}" '
-        f"--best {metric.name}"
+        f"--best {shlex.quote(metric.name)}"
     )
 
 

@@ -20,7 +20,7 @@ from nas.export import FORMATS, Check, cards
 from nas.export.model_card import card, merged
 from nas.export.onnx import export_onnx
 from nas.layers import Bits
-from nas.phases.export import listed_bits
+from nas.phases.export import Condition, listed_bits
 from nas.quantize import AtBits
 
 ENTRY: dict[str, Any] = {
@@ -221,3 +221,8 @@ def test_all_that_has_few_bits_is_listed() -> None:
     few = {"position": Bits(8), "head.weight": Bits(8, 8)}
     module = AtBits(lambda _: Positioned(), lambda _, name: few.get(name, Bits()))(None)
     assert listed_bits(module, {"head.weight", "norm.weight"}) == few | {"norm.weight": Bits()}
+
+
+def test_a_condition_may_be_on_a_metric_of_two_words():
+    assert Condition.parse(" mean error <= 0.8") == Condition("mean error", "<=", 0.8)
+    assert Condition.parse("latency_ms.pi4<5") == Condition("latency_ms.pi4", "<", 5.0)
