@@ -115,7 +115,8 @@ class Evaluator:
         if metric in known:
             return Evaluation(values | {metric: known[metric]})
         tally = subnet_accuracy(self.supernet, architecture, self.task, "search")
-        return Evaluation(values | {metric: tally.mean}, tally.n, tally.std_error)
+        error = tally.std_error if tally.n > 1 else None  # of one value for the whole split there is none
+        return Evaluation(values | {metric: tally.mean}, tally.n, error)
 
 
 def interval(tally: Tally, metric: Metric) -> tuple[float, float]:

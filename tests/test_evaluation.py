@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from nas.evaluation import accuracy, answering, statistics, subnet_accuracy
+from nas.evaluation import Evaluator, accuracy, answering, statistics, subnet_accuracy
 from nas.space import Space, oneof
 from nas.supernet import Supernet
-from nas.tasks import from_arrays
+from nas.tasks import Tally, from_arrays
+from nas.trial import Candidate
 
 
 @dataclass(frozen=True)
@@ -98,3 +100,12 @@ def test_batches_go_where_the_bank_is_and_answers_come_back(task, supernet):
     assert len(there.met) == len(answers) * 9  # 8 of calibration for each
     assert {a.device.type for a in answers} == {"cpu"}
     assert subnet_accuracy(there, Net(8), task, "search").n == len(task.splits["search"])
+
+
+@pytest.mark.parametrize(("n", "known"), [(1, False), (2, True)])
+def test_one_value_for_a_split_has_no_error(n, known, task, supernet, monkeypatch):
+    """Which the log takes; it does not take what is no number."""
+    monkeypatch.setattr("nas.evaluation.subnet_accuracy", lambda *_: Tally(50.0 * n, 2600.0 * n, n))
+    latency = type("Latency", (), {"__call__": lambda *_: [1.0], "objective": SimpleNamespace(name="ms")})()
+    found = Evaluator(supernet, task, latency, ())(Candidate(Net(8)), {})
+    assert (found.std_error is not None) == known

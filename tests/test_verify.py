@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from nas.objectives import Objective
-from nas.phases.verify import hopeful
+from nas.phases.verify import hopeful, recommended
 
 OBJECTIVES = (Objective("accuracy", "%", "maximize"), Objective("ms", "ms", "minimize"))
 
@@ -58,3 +59,13 @@ def test_a_quarter_of_the_places_is_for_them():
 
 def test_equal_figures_are_verified_once():
     assert finalists(trials((90, 1), (90, 1), (80, 0.5)), 8) == [(90, 1), (80, 0.5)]
+
+
+def test_a_metric_of_a_whole_split_has_no_error():
+    """Such as a mean intersection over union: the best itself is recommended."""
+    points = [(1.0, 50.0), (2.0, 60.0), (3.0, 55.0)]
+    front = [
+        {"objectives": {"ms": {"measured": ms}, "miou": {"measured": miou, "std_error": math.nan}}}
+        for ms, miou in points
+    ]
+    assert recommended(front, "miou", "ms", "maximize") is front[1]

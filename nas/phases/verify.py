@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
@@ -97,11 +98,8 @@ def recommended(front: Sequence[Entry], metric: str, latency: str, direction: st
     Breiman et al., 1984, §3.4.3)."""
     sign = 1 if direction == "maximize" else -1
     best = max(front, key=lambda e: sign * e["objectives"][metric]["measured"])["objectives"][metric]
-    near = [
-        e
-        for e in front
-        if sign * (best["measured"] - e["objectives"][metric]["measured"]) <= best["std_error"]
-    ]
+    error = 0.0 if math.isnan(best["std_error"]) else best["std_error"]
+    near = [e for e in front if sign * (best["measured"] - e["objectives"][metric]["measured"]) <= error]
     return min(near, key=lambda e: e["objectives"][latency]["measured"])
 
 
