@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,20 +118,14 @@ def _right(supernet: Supernet, architecture: Any, task: Task) -> np.ndarray:
 def _right_of(batch: Batch, answer: torch.Tensor, task: Task) -> np.ndarray:
     """Which examples of a batch the task's own metric takes for right, bool (B,)."""
     name = task.metric.name
-    each_alone = zip(answer.split(1), _examples(batch), strict=True)
-    values = np.array([task.tallies(one, example)[name].mean for one, example in each_alone])
+    alone = zip(*(x.split(1) for x in (answer, batch.targets, *batch.inputs)), strict=True)
+    values = np.array([task.tallies(one, Batch(tuple(x), target))[name].mean for one, target, *x in alone])
     if not np.isin(values, (0, 100)).all() and not np.isin(values, (0, 1)).all():
         raise RunError(
             f"`nas assess` must have a metric that takes each example for right or wrong, 0 or 100: {name} "
             f"of {type(task).__name__} gives {values[:3].tolist()} of the first ones."
         )
     return (values > 0) == (task.metric.direction == "maximize")
-
-
-def _examples(batch: Batch) -> Iterator[Batch]:
-    """Its examples, each as a batch."""
-    for i in range(len(batch.targets)):
-        yield Batch(tuple(x[i : i + 1] for x in batch.inputs), batch.targets[i : i + 1])
 
 
 def _inherited(run: Run, architecture: Any, folder: Path) -> np.ndarray:

@@ -193,9 +193,8 @@ class _Training:
         try:
             loss, tallies = self.update(batches, self.step)
         except Diverged as error:
-            told = Diverged(self._what_to_do(error, batches))
-            told.architecture, told.fact = error.architecture, error.fact
-            raise told from None
+            error.args = (self._what_to_do(error, batches),)
+            raise
         self.untried = None
         self.sums.loss += loss
         self.sums.steps += 1

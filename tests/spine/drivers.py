@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from typing import Any
 
 import nas.phases  # noqa: F401  PyTorch, MLflow and what else takes seconds
@@ -38,8 +39,9 @@ def drive(arguments: list[str], dies_in: int | None) -> None:
         main(arguments)
     except SystemExit as end:
         os._exit(int(end.code or 0))
-    finally:
-        os._exit(1)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
 
 
 def half_written(n: int) -> Any:
