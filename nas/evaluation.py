@@ -115,16 +115,17 @@ class Evaluator:
         if metric in known:
             return Evaluation(values | {metric: known[metric]})
         tally = subnet_accuracy(self.supernet, architecture, self.task, "search")
-        error = tally.std_error if tally.n > 1 else None  # of one value for the whole split there is none
-        return Evaluation(values | {metric: tally.mean}, tally.n, error)
+        return Evaluation(values | {metric: tally.mean}, tally.n, tally.std_error)
 
 
-def interval(tally: Tally, metric: Metric) -> tuple[float, float]:
-    """95 % interval of a mean: Wilson's (1927) for a percentage, else the normal one."""
+def interval(tally: Tally, metric: Metric) -> list[float] | None:
+    """95 % interval of a mean: Wilson's (1927) for a percentage, else the normal one; None of one value."""
     z = 1.96
+    if tally.std_error is None:
+        return None
     if metric.unit != "%":
-        return tally.mean - z * tally.std_error, tally.mean + z * tally.std_error
+        return [tally.mean - z * tally.std_error, tally.mean + z * tally.std_error]
     p, n = tally.mean / 100, tally.n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+    return [100 * max(0.0, middle - half), 100 * min(1.0, middle + half)]

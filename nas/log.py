@@ -80,7 +80,7 @@ class TrialLog:
         return trial
 
 
-NEEDED = ("id", "search", "number", "state", "architecture")
+NEEDED = {"id": str, "search": str, "number": int, "state": str, "architecture": dict, "objectives": dict}
 
 
 def read_raw(path: Path | str) -> list[dict[str, Any]]:
@@ -103,8 +103,13 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise _bad_line(where, str(error)) from error
         if not isinstance(record, dict):
             raise _bad_line(where, f"it holds {record!r}")
-        if missing := [name for name in NEEDED if name not in record]:
-            raise _bad_line(where, f"it has no `{missing[0]}`")
+        for name, kind in NEEDED.items():
+            if not isinstance(record.get(name), kind):
+                raise _bad_line(
+                    where, f"its `{name}` is {record[name]!r}" if name in record else f"it has no `{name}`"
+                )
+        if bad := [n for n, v in record["objectives"].items() if not isinstance(v, (int, float))]:
+            raise _bad_line(where, f"its `{bad[0]}` is {record['objectives'][bad[0]]!r}")
         yield where, record
 
 

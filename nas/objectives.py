@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+Direction = Literal["maximize", "minimize"]
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -18,7 +20,7 @@ class Objective:
 
     name: str
     unit: str
-    direction: Literal["maximize", "minimize"]
+    direction: Direction
 
     @property
     def sign(self) -> int:

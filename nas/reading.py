@@ -124,12 +124,13 @@ def read_run(run_dir: Path | str) -> RunView:
         raise RunError(f"A run directory must exist: got {path}. `nas run EXPERIMENT` makes one.")
     log = path / "trials.jsonl"
     history = path / "supernet" / "history.jsonl"
+    directory = RunDirectory(path)
     return RunView(
         path=path,
-        experiment=_read_json(path / "experiment.json", {}),
-        devices={p.stem: _read_json(p, {}) for p in sorted((path / "devices").glob("*.json"))},
+        experiment=directory.read() if directory.exists else {},
+        devices={p.stem: _read_json(p) for p in sorted((path / "devices").glob("*.json"))},
         trials=read_raw(log) if log.exists() else [],
-        front=RunDirectory(path).read_front(),
+        front=directory.read_front(),
         history=_read_history(history) if history.exists() else [],
     )
 
@@ -236,19 +237,24 @@ def _guess(name: str) -> Objective:
     return Objective(name, units.get(name.partition(".")[0].rpartition("_")[2], ""), "minimize")
 
 
-def _read_json(path: Path, missing: Any) -> Any:
-    if not path.exists():
-        return missing
+def _read_json(path: Path) -> Record:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _object(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} must be JSON, but {error}. Run the phase that writes it again.") from None
+
+
+def _object(text: str) -> Record:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds {found!r} and no object")
+    return found
 
 
 def _read_history(path: Path) -> list[Record]:
     """The training curve. A line that is being written is left for the next reader."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
-        return [json.loads(line) for line in lines if line]
-    except ValueError as error:
+        return [_object(line) for line in lines if line]
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} must hold a JSON object a line, but {error}.") from None

@@ -6,81 +6,13 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nas.errors import RunError
+from nas.faults import fault_in_description, fault_in_entry
 from nas.files import write_atomically
-
-
-def _fault(entry: Any) -> str | None:
-    """What an entry of front.json lacks."""
-    if not isinstance(entry, Mapping):
-        return f"an entry is {entry!r}"
-    if not ID.fullmatch(str(entry.get("id"))):
-        return f"an id, of which paths are made, is {entry.get('id')!r} and not 12 hex digits"
-    kinds = {"device": str, "search": str, "weights": str, "front": bool, "architecture": Mapping}
-    for name, kind in (kinds | {"objectives": Mapping, "test": Mapping}).items():
-        if not isinstance(entry.get(name), kind) or entry[name] == {}:
-            return f"`{name}` of {entry['id']} is {entry.get(name)!r}"
-    for name, values in entry["objectives"].items():
-        if not isinstance(values, Mapping) or not all(map(_is_number, values.values())):
-            return f"`{name}` of {entry['id']} is {values!r}"
-        if values.get("measured") is None:
-            return f"`{name}` of {entry['id']} was not measured"
-    for name, value in {**entry["test"], "drift": entry.get("drift")}.items():
-        if not all(map(_is_number, value if isinstance(value, list) else [value])):
-            return f"`{name}` of {entry['id']} is {value!r}"
-    return _fault_in_figures(entry)
-
-
-def _fault_in_figures(entry: Mapping[str, Any]) -> str | None:
-    """What an entry lacks of the figures that pages and cards tell."""
-    test, interval = entry["test"], entry["test"].get("interval")
-    metrics = [name for name in test if name in entry["objectives"]]
-    if len(metrics) != 1:
-        return f"`test` of {entry['id']} has {', '.join(metrics) or 'none'} of its objectives and not one"
-    if (
-        not isinstance(interval, list)
-        or len(interval) != 2
-        or None in interval
-        or not all(map(_is_number, interval))
-    ):
-        return f"`interval` of {entry['id']} is {interval!r}"
-    of_metric = entry["objectives"][metrics[0]]
-    of_latency = entry["objectives"].get(f"latency_ms.{entry['device']}", {})
-    named = {
-        "drift": entry.get("drift"),
-        "n": test.get("n"),
-        metrics[0]: test[metrics[0]],
-        **{f"{name} of {metrics[0]}": of_metric.get(name) for name in ("n", "std_error")},
-        **{f"{name} of latency": of_latency.get(name) for name in ("measured", "spread")},
-    }
-    for name, value in named.items():
-        if value is None:
-            return f"`{name}` of {entry['id']} is missing"
-    trained = entry.get("trained", {})
-    if not isinstance(trained, Mapping) or not all(map(_is_training, trained.values())):
-        return f"`trained` of {entry['id']} is {trained!r}"
-    return None
-
-
-def _is_training(record: Any) -> bool:
-    """Whether it is what `nas finetune` notes, as far as cards tell it."""
-    if not isinstance(record, Mapping) or not isinstance(record.get("settings", {}), Mapping):
-        return False
-    numbers = [record.get("epochs"), *record.get("settings", {}).values()]
-    return None not in numbers and all(map(_is_number, numbers))
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-
-
-ID = re.compile(r"[0-9a-f]{12}")
-"""The name of an architecture."""
 
 
 class RunDirectory:
@@ -107,8 +39,18 @@ class RunDirectory:
         return any(p.exists() for p in (self.supernet, self.trials, self.front))
 
     def read(self) -> dict[str, Any]:
-        """experiment.json."""
-        return dict(self._json("experiment.json"))
+        """experiment.json, of which all that the package looks at is of its kind, or absent.
+
+        Raises:
+            RunError: it is not, or there is none.
+        """
+        stored = self._json("experiment.json")
+        if fault := fault_in_description(stored):
+            raise RunError(
+                f"{self.path / 'experiment.json'} must hold what `nas run` writes, but {fault}. Restore it, "
+                f"or start a new run."
+            )
+        return dict(stored)
 
     def update(self, **values: Any) -> None:
         """Sets top-level entries of experiment.json."""
@@ -127,7 +69,7 @@ class RunDirectory:
             RunError: it is not.
         """
         entries = self._json("front.json") if self.front.exists() else []
-        faults = map(_fault, entries) if isinstance(entries, list) else ["it is no list"]
+        faults = map(fault_in_entry, entries) if isinstance(entries, list) else ["it is no list"]
         if fault := next(filter(None, faults), None):
             raise RunError(
                 f"{self.front} must hold what `nas verify` writes, but {fault}. Remove the file and verify "

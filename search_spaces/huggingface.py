@@ -28,6 +28,7 @@ from nas.errors import ExportError, NasError, first_line
 from nas.export.packed import header_of, require_sane, with_header
 from nas.layers.catalogue import FAMILIES, members
 from nas.quantize import in_floats
+from nas.tasks import axis_of_classes
 from search_spaces.hierarchical import HierarchicalTransformer, build
 from search_spaces.pretrained.libraries import prepare
 
@@ -47,6 +48,7 @@ from transformers.utils import logging
 PREFIX = "nas-"
 MOST_CLASSES = 1_000_000
 """A config names each of them."""
+WEIGHTS, ONE_FILE = "model.safetensors", "100TB"
 
 
 class SubnetConfig(PreTrainedConfig):
@@ -62,15 +64,16 @@ class SubnetConfig(PreTrainedConfig):
     ) -> None:
         if architecture is not None and not isinstance(architecture, Mapping):
             raise ExportError(f"The config of a model must hold an architecture: got {architecture!r}.")
-        classes = others.get("num_labels", (architecture or {}).get("classes", 1))
-        if not isinstance(classes, int) or not 0 < classes <= MOST_CLASSES:
-            raise ExportError(
-                f"`classes` in a config must be a number from 1 to {MOST_CLASSES:,}: got {classes!r}."
-            )
+        own = (architecture or {}).get("classes")  # a field of that name may be of another kind
+        for classes in (own if isinstance(own, int) else 1, others.get("num_labels", 1)):
+            if not isinstance(classes, int) or not 0 < classes <= MOST_CLASSES:
+                raise ExportError(
+                    f"`classes` in a config must be a number from 1 to {MOST_CLASSES:,}: got {classes!r}."
+                )
+        if isinstance(own, int) and not others.keys() & {"num_labels", "id2label"}:
+            others["num_labels"] = own
         self.architecture = dict(architecture) if architecture else None
         self.bits = bits
-        if "classes" in (architecture or {}):
-            others.setdefault("num_labels", classes)
         super().__init__(**others)
 
 
@@ -100,6 +103,7 @@ class SubnetModel(PreTrainedModel):
         """As of every model of `transformers`; but what a file lacks is an error here, and not drawn at
         random."""
         told = named.pop("output_loading_info", False)
+        named.setdefault("dtype", torch.float32)  # whatever a config says: what it answered was of floats
         model, info = super().from_pretrained(path, *arguments, output_loading_info=True, **named)
         _require_whole(model, info, path)
         _fill_buffers(model.model, cls._built(model.config))
@@ -130,7 +134,10 @@ class SubnetModel(PreTrainedModel):
         logits = self.model(inputs)
         if labels is None:
             return None, logits
-        return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten()), logits
+        axis = axis_of_classes(tuple(logits.shape), labels)
+        if axis is None:
+            return nn.functional.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype)), logits
+        return nn.functional.cross_entropy(logits.movedim(axis, 1), labels), logits
 
 
 LAWS = {
@@ -278,7 +285,7 @@ def save(
     logging.disable_progress_bar()  # ours are the only bars
     stock = _stock(module)
     if stock is not None and in_floats(module) is module:
-        stock.save_pretrained(folder)
+        stock.save_pretrained(folder, max_shard_size=ONE_FILE)
         if build is None or _fits(stock, folder):
             return
     of = next((model for model in REGISTERED.values() if model.build == build), None)
@@ -290,7 +297,8 @@ def save(
             raise ExportError("of an unknown builder")
         of = of or HierarchicalForImageClassification
         with torch.inference_mode():
-            labels = module(example).shape[-1]
+            answer = module(example)
+        labels = answer.shape[-1] if answer.ndim > 1 else 1
         model = of(of.config_class(architecture, header_of(module), num_labels=labels))
         model.model.load_state_dict(module.state_dict())
     except (NasError, RuntimeError) as error:
@@ -298,7 +306,7 @@ def save(
             f"A Hugging Face folder must hold what its builder makes again, or a model of transformers: got "
             f"{type(module).__name__} ({first_line(error)}). Leave huggingface out with --format."
         ) from error
-    model.eval().save_pretrained(folder)
+    model.eval().save_pretrained(folder, max_shard_size=ONE_FILE)
 
 
 def _fits(stock: PreTrainedModel, folder: Path) -> bool:
@@ -346,14 +354,21 @@ def load(
     model: PreTrainedModel
     told: dict[str, Any]
     try:
+        if not (Path(folder) / WEIGHTS).is_file():  # an index of several could name files anywhere
+            raise FileNotFoundError(f"it has no {WEIGHTS}")
         model, told = of.from_pretrained(  # type: ignore[attr-defined]
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
+    except ExportError:
+        raise
     except RuntimeError as error:
         raise ExportError(
-            f"A class of transformers must fit, but {of.__name__} has no such sizes: it has a number for all "
-            f"layers, where these differ. Leave huggingface out with --format."
+            f"{folder} must hold weights of the sizes that its config says, but {of.__name__} found others. "
+            f"(Classes of transformers have one number for all layers: where these differ, leave huggingface "
+            f"out with --format.)"
         ) from error
+    except Exception as error:  # libraries raise what they like
+        raise ExportError(f"{folder} must hold a model of transformers, but: {first_line(error)}") from error
     _require_whole(model, told, folder)
     return model.eval()
 

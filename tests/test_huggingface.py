@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -131,6 +131,70 @@ def test_so_are_those_of_a_class_of_transformers(change, message, tmp_path):
         huggingface.load(tmp_path)
 
 
+def rewrite(folder: Path, **changes) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def truncate(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def of_another_folder(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
+    index = {
+        "metadata": {},
+        "weight_map": dict.fromkeys(load_file(folder.parent / "other.safetensors"), "../other.safetensors"),
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["ours", "stock"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "must hold a model of transformers, but"),
+        (of_another_folder, r"but: it has no model\.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "must hold a model of transf"),
+        (lambda folder: rewrite(folder, quantization_config={"quant_method": "awq"}), "must hold a model of"),
+        (lambda folder: rewrite(folder, quantization_config=3), "must hold a model of transformers, but"),
+    ],
+    ids=["truncated", "of another folder", "empty", "quantized", "no quantization"],
+)
+def test_folders_that_are_damaged_are_told(damage, message, own, tmp_path):
+    """By one kind of error, whatever `transformers` makes of them."""
+    folder = tmp_path / "huggingface"
+    if own:
+        given = subnet()
+        huggingface.save(given.module, given.architecture, folder, IMAGES)
+    else:
+        huggingface.save(Wrapped().eval(), {"type": "V"}, folder, IMAGES)
+    huggingface.load(folder)
+    damage(folder)
+    with pytest.raises(ExportError, match=message):
+        huggingface.load(folder)
+
+
+def test_weights_of_other_sizes_are_told(tmp_path):
+    given = subnet()
+    huggingface.save(given.module, given.architecture, tmp_path, IMAGES)
+    rewrite(tmp_path, architecture=to_json(replace(ARCHITECTURE, channels=1)))
+    with pytest.raises(ExportError, match="must hold weights of the sizes that its config says"):
+        huggingface.load(tmp_path)
+
+
+def test_weights_are_those_that_were_written_whatever_a_config_says(tmp_path):
+    given = subnet()
+    folder = exported(tmp_path / "abc", given)
+    rewrite(folder, dtype="float16")
+    for model in (huggingface.load(folder), AutoModel.from_pretrained(folder)):
+        with torch.inference_mode():
+            torch.testing.assert_close(model(IMAGES).logits, given.module(IMAGES))
+    half = AutoModel.from_pretrained(folder, dtype=torch.float16)
+    assert next(half.parameters()).dtype == torch.float16
+
+
 def test_a_class_of_transformers_is_no_builder_of_a_user(tmp_path):
     huggingface.save(Wrapped().eval(), {"type": "V"}, tmp_path, IMAGES)
     with pytest.raises(ExportError, match="must hold a model of a builder of yours, but holds ViTFor"):
@@ -191,7 +255,7 @@ def test_sizes_that_no_stock_class_has_are_named(tmp_path):
         if isinstance(layer, nn.Linear) and layer.in_features == 32:
             parent, _, last = name.rpartition(".")
             setattr(module.vit.vit.layers[1].get_submodule(parent), last, nn.Linear(8, 16))
-    with pytest.raises(ExportError, match="ViTForImageClassification has no such sizes"):
+    with pytest.raises(ExportError, match="but ViTForImageClassification found others"):
         exported(tmp_path / "abc", Subnet(module.eval(), {"type": "ViT"}, IMAGES))
     assert not (tmp_path / "abc").exists()
 
@@ -307,6 +371,45 @@ def test_tokens_have_their_own_auto_class(tmp_path, registered):
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     with torch.inference_mode():
         torch.testing.assert_close(model(input_ids=tokens).logits, module(tokens))
+
+
+@dataclass(frozen=True)
+class Named:
+    """With a field that is called as a number of ours."""
+
+    classes: tuple[str, ...]
+    shape: str
+
+
+class OfNames(nn.Module):
+    def __init__(self, architecture: Named) -> None:
+        super().__init__()
+        self.shape, n = architecture.shape, len(architecture.classes)
+        self.layer = nn.Conv2d(3, n, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.layer(x)
+        return {"maps": maps, "classes": maps.mean((2, 3)), "number": maps.mean((1, 2, 3))}[self.shape]
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "number", "loss"),
+    [
+        ("maps", torch.randint(4, (3, 16, 16)), None, nn.functional.cross_entropy),
+        ("classes", torch.tensor([0, 1, 3]), 4, nn.functional.cross_entropy),
+        ("number", torch.tensor([0.5, 1, 3]), 1, nn.functional.mse_loss),
+    ],
+)
+def test_outputs_of_every_kind_have_labels_and_a_loss(shape, labels, number, loss, tmp_path, registered):
+    architecture = Named(("a", "b", "c", "d"), shape)
+    module = OfNames(architecture).eval()
+    huggingface.save(module, to_json(architecture), tmp_path, IMAGES, OfNames, {"Named": Named})
+    model = huggingface.load(tmp_path)
+    assert number in (None, model.config.num_labels)
+    with torch.inference_mode():
+        found = model(IMAGES, labels=labels)
+        torch.testing.assert_close(found.logits, module(IMAGES))
+        torch.testing.assert_close(found.loss, loss(module(IMAGES), labels))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model_type": "nas-x", "architectures": ["torch"]}'])

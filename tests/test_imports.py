@@ -23,7 +23,7 @@ LAYERS = [
     ["nas.objectives", "nas.trial"],
     ["nas.tasks", "nas.training", "nas.export", "nas.devices"],
     ["nas.searchers"],
-    ["nas.executor", "nas.log", "nas.evaluation", "nas.rundir", "nas.settings", "nas.console"],
+    ["nas.executor", "nas.log", "nas.evaluation", "nas.rundir", "nas.faults", "nas.settings", "nas.console"],
     ["nas.study", "nas.reading"],
     ["nas.cluster", "nas.tracking", "nas.report"],
     ["nas.experiment"],

@@ -79,6 +79,81 @@ def test_names_the_file_that_is_damaged(run_dir: Path, name: str) -> None:
         read_run(run_dir)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("devices/pi4.json", "[1]\n", r"pi4\.json must be JSON, but it holds \[1\]"),
+        ("supernet/history.jsonl", "3\n", r"history\.jsonl must hold a JSON object a line, but it holds 3"),
+    ],
+)
+def test_names_the_file_that_holds_something_else(run_dir: Path, name: str, text: str, message: str) -> None:
+    (run_dir / name).write_text(text)
+    with pytest.raises(RunError, match=message):
+        read_run(run_dir)
+
+
+OBJECTIVE = {"name": "accuracy", "unit": "%", "direction": "maximize"}
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        (None, "it is None"),
+        ("x", "it is 'x'"),
+        ({"source": "x"}, "`source` is 'x'"),
+        ({"source": {"set": 3}}, "`source.set` is 3"),
+        ({"source": {"set": {"size": 3}}}, "`source.set` gives size the value 3, which is no text"),
+        ({"source": {"name": None}}, "`source.name` is None"),
+        ({"settings": {"training": {"distillation": "x"}}}, "`settings.training.distillation` is 'x'"),
+        ({"tracking": {"uri": 1}}, "`tracking.uri` is 1"),
+        ({"objectives": [OBJECTIVE, {"name": "ms", "direction": "minimize"}]}, "no name, unit and direction"),
+        ({"objectives": [OBJECTIVE | {"unit": 1}]}, "no name, unit and direction"),
+        ({"objectives": [OBJECTIVE | {"direction": "up"}]}, "`direction` of accuracy is 'up'"),
+        ({"scales": {"pi4": {"ideal": [1, "2"], "nadir": [1, 2]}}}, "`scales` of pi4 are"),
+        ({"scales": {"pi4": {"ideal": [1, 2]}}}, "`scales` of pi4 are"),
+    ],
+)
+def test_a_description_that_is_damaged_is_named(run_dir: Path, description, message: str) -> None:
+    (run_dir / "experiment.json").write_text(json.dumps(description))
+    for read in (read_run, lambda path: RunDirectory(path).read()):
+        with pytest.raises(
+            RunError, match=rf"experiment\.json must hold what `nas run` writes, but .*{message}"
+        ):
+            read(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": [[]]}, r"its `id` is \[\[\]\]"),
+        ({"number": "x"}, "its `number` is 'x'"),
+        ({"architecture": 1}, "its `architecture` is 1"),
+        ({"objectives": {"accuracy": "x"}}, "its `accuracy` is 'x'"),
+        ({"objectives": None}, "its `objectives` is None"),
+    ],
+)
+def test_a_trial_that_is_damaged_is_named(run_dir: Path, change, message: str) -> None:
+    log = run_dir / "trials.jsonl"
+    first, *rest = log.read_text().splitlines()
+    log.write_text("\n".join([json.dumps(json.loads(first) | change), *rest]) + "\n")
+    with pytest.raises(RunError, match=rf"trials\.jsonl:1 must be a trial of this run, but {message}"):
+        read_run(run_dir)
+
+
+def test_one_value_of_a_whole_split_needs_no_error(run_dir: Path) -> None:
+    path = run_dir / "front.json"
+    front = json.loads(path.read_text())
+    for entry in front:
+        entry["objectives"]["accuracy"] |= {"n": 1, "std_error": None}
+        entry["test"] |= {"n": 1, "std_error": None, "interval": None}
+    path.write_text(json.dumps(front))
+    assert read_run(run_dir).front == front
+    front[0]["objectives"]["accuracy"]["n"] = 2
+    path.write_text(json.dumps(front))
+    with pytest.raises(RunError, match="`interval` of"):
+        read_run(run_dir)
+
+
 def changed(front, **values):
     return [front[0] | values, *front[1:]]
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nas.errors import DataError
+from nas.evaluation import interval
 from nas.tasks import (
     SPLITS,
     Batch,
@@ -16,9 +17,11 @@ from nas.tasks import (
     RandomAffine,
     RandomCropFlip,
     Tally,
+    axis_of_classes,
     digits,
     from_arrays,
     from_npz,
+    with_error,
 )
 
 
@@ -70,6 +73,44 @@ def test_tallies_of_parts_add_up():
     assert math.isnan(Tally().mean)
 
 
+@pytest.mark.parametrize(
+    ("answer", "targets", "axis"),
+    [
+        ((5, 3), (5,), -1),
+        ((2, 7, 11), (2, 7), -1),
+        ((2, 7, 7), (2, 7), -1),
+        ((2, 11, 7, 5), (2, 7, 5), 1),
+        ((2, 8, 8, 8), (2, 8, 8), 1),
+        ((2, 11, 4, 3), (2, 8, 6), 1),
+        ((2, 7, 11), (2,), -1),
+        ((1, 3), (4,), -1),
+        ((5, 3), (5, 3), None),
+        ((5,), (5,), None),
+        ((5, 1), (5,), None),
+        ((2, 1, 7, 5), (2, 7, 5), None),
+    ],
+    ids=[
+        *("classes", "words", "as many words", "pixels", "as many pixels", "smaller maps", "one of places"),
+        *("a part of a batch", "labels", "a number each", "one logit", "one logit of pixels"),
+    ],
+)
+def test_classes_are_on_the_axis_that_targets_lack(answer, targets, axis):
+    assert axis_of_classes(answer, torch.zeros(targets, dtype=torch.long)) == axis
+    assert axis_of_classes(answer, torch.zeros(targets)) is None
+
+
+def test_one_value_has_no_error():
+    assert Tally.of(torch.tensor([0.5])).std_error is None
+    assert interval(Tally.of(torch.tensor([0.5])), Metric("mIoU", "", "maximize")) is None
+
+
+def test_figures_for_people_have_the_digits_that_tell():
+    assert with_error(97.604, 0.3412) == "97.60 ± 0.34"
+    assert with_error(0.0012534, 0.000021) == "0.001253 ± 2.1e-05"
+    assert with_error(1234.5, 12.34) == "1234.50 ± 12.34"
+    assert with_error(0.5, None) == "0.5"
+
+
 def test_accuracy(task):
     batch = Batch((torch.zeros(4),), torch.tensor([0, 1, 2, 3]))
     outputs = torch.eye(10)[[0, 1, 2, 9]]
@@ -79,8 +120,6 @@ def test_accuracy(task):
 
 
 def test_wilson_interval_of_a_perfect_score_is_not_a_point():
-    from nas.evaluation import interval
-
     low, high = interval(Tally.of(torch.full((100,), 100.0)), Metric("accuracy", "%", "maximize"))
     assert 95 < low < 97
     assert high == pytest.approx(100)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -65,7 +64,7 @@ def test_a_metric_of_a_whole_split_has_no_error():
     """Such as a mean intersection over union: the best itself is recommended."""
     points = [(1.0, 50.0), (2.0, 60.0), (3.0, 55.0)]
     front = [
-        {"objectives": {"ms": {"measured": ms}, "miou": {"measured": miou, "std_error": math.nan}}}
+        {"objectives": {"ms": {"measured": ms}, "miou": {"measured": miou, "std_error": None}}}
         for ms, miou in points
     ]
     assert recommended(front, "miou", "ms", "maximize") is front[1]

@@ -16,7 +16,7 @@ from nas.errors import ExportError, first_line
 from nas.export.formats import Answer, Format
 from nas.layers.quantizers import DynamicRange, QuantizedLinear
 from nas.quantize import INTEGER, in_floats, kernel_of
-from nas.tasks import Batch, Metric, Tally, Task
+from nas.tasks import Batch, Metric, Tally, Task, axis_of_classes
 
 AGREEMENT = 99.0
 """Percent of inputs to which a file must give the same answer."""
@@ -38,12 +38,20 @@ class Evidence:
     Attributes:
         batches: of equal size, that of deployment.
         answers: for each.
-        task: whose metric is compared; None: none is.
+        task: whose metric is compared, and whose targets tell where classes are; None: no metric is, and
+            answers (B, n) are taken for classes.
     """
 
     batches: Sequence[Batch]
     answers: Sequence[Tensor]
     task: Task | None = None
+
+    @property
+    def classes(self) -> int | None:
+        """The axis of an answer of which the highest is compared; None where answers are numbers."""
+        shape = tuple(self.answers[0].shape)
+        targets = self.batches[0].targets
+        return axis_of_classes(shape, targets if self.task else torch.zeros(len(targets), dtype=torch.long))
 
     @classmethod
     def random(cls, module: nn.Module, example: Tensor, count: int = 16) -> Evidence:
@@ -71,7 +79,7 @@ class Check:
         format: its name.
         inputs, batch: how many it was asked, in batches of that size.
         largest, median: differences of outputs, relative to the largest output.
-        agreement: percent of inputs with the same highest output.
+        agreement: percent of inputs, or of their places, with the same class; None: answers are numbers.
         metric: name, the subnet's value, the file's; none where there is no task.
         file_bytes: of all files of the format.
         weight_bytes, predicted_bytes: of weights.
@@ -85,7 +93,7 @@ class Check:
     batch: int
     largest: float
     median: float
-    agreement: float
+    agreement: float | None
     metric: tuple[str, float, float] | None
     file_bytes: int
     weight_bytes: int
@@ -139,7 +147,7 @@ def _problems(of: Format, found: Check, median: bool, metric: Metric | None) -> 
     if not value <= law:  # so written that nan is refused as well
         problems.append(f"the {kind} difference is {value:.2g} of the largest output, above {law:g}")
     one = 100 / found.inputs
-    if not found.agreement >= min(AGREEMENT, 100 - one) - ROUNDING:
+    if found.agreement is not None and not found.agreement >= min(AGREEMENT, 100 - one) - ROUNDING:
         problems.append(f"it gives the same answer to {found.agreement:.2f} %, below {AGREEMENT:g} %")
     if found.metric and metric:
         name, ours, theirs = found.metric
@@ -157,7 +165,7 @@ def _compared(
 ) -> tuple[Check, list[tuple[Tensor, np.ndarray]]]:
     """How the file fared, and what it answers to batches of other sizes."""
     batch = len(evidence.batches[0].inputs[0])
-    differences, same = [], []
+    differences, same = [], list[Tensor]()
     ours, theirs = Tally(), Tally()
     try:
         answer = of.load(path, module)
@@ -170,7 +178,8 @@ def _compared(
                     f"{tuple(got.shape)}."
                 )
             differences.append((got.double() - wanted.double()).abs().flatten())
-            same.append((got.argmax(-1) == wanted.argmax(-1)).flatten())
+            if (axis := evidence.classes) is not None:
+                same.append((got.argmax(axis) == wanted.argmax(axis)).flatten())
             if evidence.task:
                 name = evidence.task.metric.name
                 ours += evidence.task.tallies(wanted, given)[name]
@@ -189,7 +198,7 @@ def _compared(
         batch,
         float(apart.max()),  # nan carries on
         float(apart.median()),
-        100 * float(torch.cat(same).double().mean()),
+        100 * float(torch.cat(same).double().mean()) if same else None,
         (evidence.task.metric.name, ours.mean, theirs.mean) if evidence.task else None,
         sum(_size(path.parent / name) for name in (path.name, *of.beside)),
         held - overhead,

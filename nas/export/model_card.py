@@ -12,6 +12,7 @@ from nas.export.checks import Check
 from nas.export.formats import FORMATS
 from nas.layers.choice import Bits
 from nas.quantize import DYNAMIC
+from nas.tasks import with_error
 
 _LIMITS = """\
 - Bytes of weights are those at the bits below, scales included; a file has its graph besides.
@@ -212,11 +213,13 @@ def _checks_table(checks: Sequence[Check]) -> str:
         weights = f"{found.weight_bytes:,} (predicted {found.predicted_bytes:,})"
         padded = f", padded or repeated {found.overhead_bytes:,}" if found.overhead_bytes else ""
         timed = "" if found.latency_ms is None else f"{found.latency_ms:.4g} ± {found.spread_ms:.2g}"
-        metric = "" if found.metric is None else f"{found.metric[2]:.2f} ({found.metric[1]:.2f})"
+        same = "" if found.agreement is None else f"{found.agreement:.2f} % of {found.inputs}"
+        _, ours, theirs = found.metric or ("", 0.0, 0.0)
+        metric = f"{with_error(theirs)} ({with_error(ours)})" if found.metric else ""
         return (
             f"`{of.file}`",
             of.about,
-            f"{found.agreement:.2f} % of {found.inputs}",
+            same,
             metric,
             f"{found.median:.1e}, {found.largest:.1e}",
             timed,
@@ -227,8 +230,9 @@ def _checks_table(checks: Sequence[Check]) -> str:
     kernels = next((found.kernels for found in checks if found.kernels), {})
     ran = ", ".join(f"{n} {name}" for name, n in kernels.items())
     metric = next((found.metric[0] for found in checks if found.metric), "metric")
-    head = ("file", "what", "same answer", f"{metric} (subnet)", "difference: median, largest", "ms", "bytes")
-    shown = _table((*head, "of weights"), [row(found) for found in checks])
+    differences = "difference: median, largest"
+    head = ("file", "what", "same answer", f"{metric} (subnet)", differences, "ms", "bytes", "of weights")
+    shown = _table(head, [row(found) for found in checks])
     return shown + (f"\nProducts of `model.onnx`, by the runtime's own profile: {ran}.\n" if ran else "")
 
 
@@ -260,17 +264,20 @@ def _quality_name(entry: Mapping[str, Any]) -> str:
 
 def _quality_rows(entry: Mapping[str, Any], name: str, unit: str) -> list[tuple[str, str, str]]:
     select, test = entry["objectives"][name], entry["test"]
-    low, high = test["interval"]
+    error, ends = select["std_error"], test["interval"]
+    whole = "one value of the whole split, which has no standard error"
     return [
         (
             f"{name} on *select*",
-            f"{select['measured']:.2f} ± {select['std_error']:.2f} {unit}".rstrip(),
-            f"n = {select['n']}, ± is the standard error",
+            f"{with_error(select['measured'], error)} {unit}".rstrip(),
+            whole if error is None else f"n = {select['n']}, ± is the standard error",
         ),
         (
             f"{name} on *test*",
-            f"{test[name]:.2f} {unit}".rstrip(),
-            f"n = {test['n']}, 95 % interval {low:.2f} to {high:.2f}",
+            f"{with_error(test[name])} {unit}".rstrip(),
+            whole
+            if ends is None
+            else f"n = {test['n']}, 95 % interval {with_error(ends[0])} to {with_error(ends[1])}",
         ),
     ]
 

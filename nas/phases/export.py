@@ -187,19 +187,19 @@ MOST_INPUTS = 2000
 def _evidence(
     supernet: Supernet, architecture: Any, buffers: Mapping[str, Tensor], task: Task, size: int
 ) -> Evidence:
-    """Inputs of *select* in batches of `size`, or fewer where there are, with the subnet's answers in the
-    supernet."""
-    batches: list[Batch] = []
+    """Inputs of *select* in batches of `size`, from the first again where they are fewer, with the subnet's
+    answers in the supernet; of the shape of the first."""
+    found = list[Batch]()
     for batch in task.batches("select"):
-        (inputs,) = batch.inputs
-        if len(inputs) < size and batches:
-            continue  # the rest of a split
-        size = min(size, len(inputs))
-        whole = len(inputs) - len(inputs) % size
-        parts = zip(inputs[:whole].split(size), batch.targets[:whole].split(size), strict=True)
-        batches += [Batch((x,), targets) for x, targets in parts]
-        if len(batches) * size >= MOST_INPUTS:
+        if not found or batch.inputs[0].shape[1:] == found[0].inputs[0].shape[1:]:
+            found.append(batch)
+        if sum(len(b.targets) for b in found) >= max(size, MOST_INPUTS):
             break
+    inputs, targets = torch.cat([b.inputs[0] for b in found]), torch.cat([b.targets for b in found])
+    count = max(size, len(inputs) - len(inputs) % size)
+    places = torch.arange(count) % len(inputs)
+    parts = zip(inputs[places].split(size), targets[places].split(size), strict=True)
+    batches = [Batch((x,), wanted) for x, wanted in parts]
     with torch.inference_mode(), cpu_threads(1):
         answers = [supernet(architecture, *batch.inputs, buffers=buffers) for batch in batches]
     return Evidence(batches, answers, task)

@@ -27,6 +27,7 @@ from nas.phases.run import Run
 from nas.phases.verify import Entry, mark_front, own_architecture
 from nas.reading import read_run
 from nas.supernet import Supernet
+from nas.tasks import with_error
 from nas.training import Distillation, Diverged, core_seconds, load_tensors, save_tensors, train
 
 INHERITED, FINE_TUNED, SCRATCH = "inherited", "fine-tuned", "from scratch"
@@ -301,7 +302,7 @@ def _record(run: Run, piece: Piece, figures: dict[str, Any], shared: Shared) -> 
         "search": float(metadata["score"]),
         "select": {"value": select.mean, "n": select.n, "std_error": select.std_error},
         "test": {"value": test.mean, "n": test.n, "std_error": test.std_error},
-        "test_interval": list(interval(test, task.metric)),
+        "test_interval": interval(test, task.metric),
         "deployed": piece.kind == FINE_TUNED and better,
     }
 
@@ -346,11 +347,13 @@ def _print(run: Run, known: dict[tuple[str, str], dict[str, Any]], ids: Sequence
         table.add_column(column, justify="left" if column == "id" else "right")
     for name in ids:
         entry = next(e for e in view.front if e["id"] == name)
-        cells = [f"{entry['inherited']['select']['measured']:.2f}"]
+        cells = [with_error(entry["inherited"]["select"]["measured"])]
         for kind in (FINE_TUNED, SCRATCH):
             record = known.get((name, kind))
             cells += (
-                [f"{record['select']['value']:.2f}", f"{record['core_seconds']:.0f}"] if record else ["", ""]
+                [with_error(record["select"]["value"]), f"{record['core_seconds']:.0f}"]
+                if record
+                else ["", ""]
             )
         table.add_row(name, *cells)
     console.print(table)

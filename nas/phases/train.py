@@ -6,6 +6,7 @@ from nas.cluster import train_parallel
 from nas.console import bar, console
 from nas.evaluation import subnet_accuracy
 from nas.phases.run import Run
+from nas.tasks import with_error
 from nas.training import Epoch, train
 
 
@@ -49,6 +50,6 @@ def train_supernet(run: Run) -> None:
     for title, architecture in (("largest", trained.largest()), ("smallest", trained.smallest())):
         tally = subnet_accuracy(supernet, architecture, experiment.task, "search")
         console.print(
-            f"  {title:>8} subnet: {tally.mean:.2f} ± {tally.std_error:.2f} {metric.unit} {metric.name} "
+            f"  {title:>8} subnet: {with_error(tally.mean, tally.std_error)} {metric.unit} {metric.name} "
             f"on search, {supernet.parameters_of(architecture):,} parameters"
         )

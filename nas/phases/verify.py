@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from nas.objectives import Objective, as_costs
 from nas.pareto import crowding_distance, nondominated
 from nas.phases.run import Run
 from nas.phases.search import search_name
-from nas.tasks import Tally
+from nas.tasks import Tally, with_error
 from nas.trial import Trial
 
 REFERENCES = 8  # profiled subnets that are timed again beside the finalists, to anchor milliseconds
@@ -74,8 +73,8 @@ def print_front(run: Run, device: Device, entries: Sequence[Entry]) -> None:
         quality, time, size = (entry["objectives"].get(n, {}) for n in (metric.name, latency, "size_bytes"))
         table.add_row(
             entry["id"],
-            f"{quality['predicted']:.2f} → {quality['measured']:.2f}",
-            f"{quality['std_error']:.2f}",
+            f"{with_error(quality['predicted'])} → {with_error(quality['measured'])}",
+            "" if quality["std_error"] is None else f"{quality['std_error']:.2g}",
             f"{time['predicted']:.4f} → {time['measured']:.4f}",
             f"{size['measured'] / 1e3:.1f}" if size else "",
             f"{entry['objectives']['parameters']['measured']:,}",
@@ -98,7 +97,7 @@ def recommended(front: Sequence[Entry], metric: str, latency: str, direction: st
     Breiman et al., 1984, §3.4.3)."""
     sign = 1 if direction == "maximize" else -1
     best = max(front, key=lambda e: sign * e["objectives"][metric]["measured"])["objectives"][metric]
-    error = 0.0 if math.isnan(best["std_error"]) else best["std_error"]
+    error = best["std_error"] or 0.0
     near = [e for e in front if sign * (best["measured"] - e["objectives"][metric]["measured"]) <= error]
     return min(near, key=lambda e: e["objectives"][latency]["measured"])
 
@@ -193,7 +192,7 @@ def _entry(
             metric.name: test.mean,
             "n": test.n,
             "std_error": test.std_error,
-            "interval": list(interval(test, metric)),
+            "interval": interval(test, metric),
         },
     }
 

@@ -50,14 +50,14 @@ def trained_table(entries: Sequence[Record], quality: Objective) -> str:
             continue
         cells = [f"<code>{escape(entry['id'])}</code>"]
         inherited = entry["inherited"]["select"]
-        cells.append(f"{number(inherited['measured'])} ± {number(inherited.get('std_error'), digits=2)}")
+        cells.append(_with_spread(inherited["measured"], inherited.get("std_error")))
         for kind in kinds:
             record = entry["trained"].get(kind)
             if record is None:
                 cells += [NONE, NONE]
                 continue
             found = record["select"]
-            cells.append(f"{number(found['value'])} ± {number(found['std_error'], digits=2)}")
+            cells.append(_with_spread(found["value"], found["std_error"]))
             cells.append(number(record["core_seconds"], digits=3))
         rows.append(("", cells))
     return table(headings, rows) if rows else ""
@@ -156,8 +156,11 @@ def _costs(entry: Record, objective: Objective) -> str:
 
 def _measured(entry: Record, objective: Objective, spread: str) -> str:
     figures = entry["objectives"].get(objective.name, {})
-    text = number(figures.get("measured"))
-    return text if figures.get(spread) is None else f"{text} ± {number(figures[spread], digits=2)}"
+    return _with_spread(figures.get("measured"), figures.get(spread))
+
+
+def _with_spread(value: float | None, spread: float | None) -> str:
+    return number(value) if spread is None else f"{number(value)} ± {number(spread, digits=2)}"
 
 
 def _test(entry: Record, quality: Objective) -> str:

@@ -1,6 +1,16 @@
 """Tasks: data, loss and metrics."""
 
-from nas.tasks.base import SPLITS, Batch, Metric, Split, Tally, Task, classified
+from nas.tasks.base import (
+    SPLITS,
+    Batch,
+    Metric,
+    Split,
+    Tally,
+    Task,
+    axis_of_classes,
+    classified,
+    with_error,
+)
 from nas.tasks.files import from_path
 from nas.tasks.images import (
     ImageClassification,
@@ -24,9 +34,11 @@ __all__ = [
     "Split",
     "Tally",
     "Task",
+    "axis_of_classes",
     "classified",
     "digits",
     "from_arrays",
     "from_npz",
     "from_path",
+    "with_error",
 ]

@@ -25,6 +25,22 @@ def classified(batch: Batch) -> bool:
     return batch.targets.ndim == 1 and not batch.targets.is_floating_point()
 
 
+def axis_of_classes(answer: tuple[int, ...], targets: Tensor) -> int | None:
+    """Where the logits of an answer of that shape are: on the axis that targets lack, whatever the size of
+    either's batch. None where targets or answers are numbers: one for each of several labels, or one logit
+    alone.
+
+    By the shapes of both; where these leave it open, the last of tokens (B, T, classes), the second of maps
+    (B, classes, H, W), which may be smaller than their targets."""
+    wanted = tuple(targets.shape[1:])
+    if targets.is_floating_point() or len(answer) < 2 or answer[1:] == wanted:
+        return None
+    last, second = answer[1:-1] == wanted, answer[2:] == wanted
+    maps = len(answer) > 3 and len(wanted) == len(answer) - 2
+    axis = 1 if (second and not last) or (maps and (second or not last)) else -1
+    return None if answer[axis] == 1 else axis
+
+
 @dataclass(frozen=True)
 class Metric:
     """Name, unit and direction of a figure of merit."""
@@ -36,6 +52,14 @@ class Metric:
     def text(self, value: float) -> str:
         """A figure for people, such as "97.6%" or "0.513 K"."""
         return f"{value:.1f}%" if self.unit == "%" else f"{value:.4g} {self.unit}".rstrip()
+
+
+def with_error(value: float, error: float | None = None) -> str:
+    """A metric's value for people, such as "97.60 ± 0.34"; to four digits where it is below 1, "0.001253"."""
+    text = f"{value:.2f}" if abs(value) >= 1 else f"{value:.4g}"
+    if error is None:
+        return text
+    return f"{text} ± {error:.2f}" if error >= 1 else f"{text} ± {error:.2g}"
 
 
 @dataclass(frozen=True)
@@ -64,10 +88,10 @@ class Tally:
         return self.total / self.n if self.n else math.nan
 
     @property
-    def std_error(self) -> float:
-        """Standard error of the mean over examples."""
+    def std_error(self) -> float | None:
+        """Standard error of the mean over examples; None of a single value, such as one for a whole split."""
         if self.n < 2:
-            return math.nan
+            return None
         variance = max(0.0, self.squares / self.n - self.mean**2) * self.n / (self.n - 1)
         return math.sqrt(variance / self.n)
 

@@ -96,14 +96,6 @@ class Distillation:
         return loss
 
 
-def axis_of_classes(answer: tuple[int, ...], targets: tuple[int, ...]) -> int:
-    """Where the logits of an answer are, by the shapes of both: on the axis that targets lack. Where that
-    may be the last or the second, it is the last of tokens (B, T, classes), the second of maps (B, classes,
-    H, W); targets that are shares of classes lack none."""
-    last, second = answer[:-1] == targets, answer[:1] + answer[2:] == targets
-    return 1 if second and (not last or len(answer) > 3) else -1
-
-
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0, classes: int = -1) -> Tensor:
     """Cross-entropy with the teacher's probabilities, mean over all axes but that of `classes`, times
     temperature² so that gradients keep their size (Hinton et al., 2015, §2)."""

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from nas.architecture import architecture_id
 from nas.errors import RunError, SpaceError, errors_of_users, first_line
 from nas.supernet import Box, Supernet
-from nas.tasks import Batch, Tally, Task
+from nas.tasks import Batch, Tally, Task, axis_of_classes
 from nas.training.batch_norm import synchronised
-from nas.training.distillation import Features, axis_of_classes, feature_loss
+from nas.training.distillation import Features, feature_loss
 from nas.training.drawing import Drawing
 from nas.training.feed import Feed, moved, share
 from nas.training.gradients import Gradients
@@ -176,7 +176,7 @@ class Update:
                 with self._running(architecture, batch, count), self._features(architecture) as features:
                     answer = self._answer(module, architecture, batch)
                     label_loss = self._label_loss(answer, batch)
-                    classes = self._classes(answer, batch)
+                    classes = axis_of_classes(tuple(answer.shape), self.targets)
                     loss = distillation.loss(answer, label_loss, inside, outside, classes)
                     if taught:
                         loss = loss + distillation.features * feature_loss(features, taught).to(loss.device)
@@ -220,14 +220,6 @@ class Update:
             if (gradient := slices[name].grad) is not None:
                 gradients.add(name, box, gradient)
                 gathered.names.add(name)
-
-    def _classes(self, answer: Tensor, batch: Batch) -> int | None:
-        """The axis of logits; None where targets, or answers, are numbers: one of several labels each, or one
-        logit alone."""
-        if self.targets.is_floating_point() or answer.shape[1:] == self.targets.shape[1:] != ():
-            return None
-        axis = axis_of_classes(tuple(answer.shape), tuple(batch.targets.shape))
-        return None if answer.ndim < 2 or answer.shape[axis] == 1 else axis
 
     def _require_sane(
         self, label_loss: Tensor, loss: Tensor, outside: Tensor | None, architecture: Any
@@ -284,7 +276,7 @@ class Update:
                 with self._running(architecture, part, count):
                     answer = self._answer(module, architecture, part)
                     label_loss = self._label_loss(answer, part)
-                    classes = self._classes(answer, part)
+                    classes = axis_of_classes(tuple(answer.shape), self.targets)
                     loss = self.recipe.distillation.loss(answer, label_loss, None, outside, classes)
                 self._require_sane(label_loss, loss, outside, architecture)
                 total = total + loss * (count / images)

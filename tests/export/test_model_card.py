@@ -92,6 +92,20 @@ def test_every_figure_stands_with_how_it_was_measured() -> None:
         assert fact in text, fact
 
 
+def test_a_metric_of_a_whole_split_has_no_error() -> None:
+    entry = copy.deepcopy(ENTRY)
+    entry["objectives"]["accuracy"] |= {"measured": 0.51234, "n": 1, "std_error": None}
+    entry["test"] |= {"accuracy": 0.49, "n": 1, "std_error": None, "interval": None}
+    text = made(entry)
+    assert "| accuracy on *select* | 0.5123 % | one value of the whole split, which has no" in text
+    assert "| accuracy on *test* | 0.49 % | one value of the whole split, which has no" in text
+
+
+def test_numbers_are_the_same_answer_to_nothing() -> None:
+    found = replace(CHECK, agreement=None, metric=("rmse", 0.00125, 0.00126))
+    assert f"{FORMATS['onnx'].about} |  | 0.00126 (0.00125) |" in made(checks=[found])
+
+
 def test_each_file_has_its_own_latency() -> None:
     timed = replace(CHECK, latency_ms=0.12344, spread_ms=0.005)
     assert " | 0.1234 ± 0.005 | 45,678 |" in made(checks=[timed])

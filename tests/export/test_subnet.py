@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from nas.export.subnet import load_subnet
 from nas.layers import Bits, Block, Global, Mlp, PatchStem
 from nas.space import Space
 from nas.supernet import Supernet
-from nas.tasks import Batch, Metric
+from nas.tasks import Batch, Metric, Tally
 from search_spaces import hierarchical
 from search_spaces.hierarchical import HierarchicalTransformer, Stage
 
@@ -380,6 +381,60 @@ def test_all_inputs_are_held_against_what_is_loaded_again(tmp_path):
     subnet = replace(subnet, build=lambda _: ShiftedWhereNegative(2.0))
     with pytest.raises(ExportError, match="must make the same module again, but what the builder makes"):
         export_subnet(subnet, tmp_path / "abc", formats=["safetensors"], cards=card, evidence=evidence)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A task whose targets are of a kind."""
+
+    kind: torch.dtype
+    metric: Metric = Metric("error", "", "minimize")
+
+    def tallies(self, outputs, batch):
+        return {"error": Tally.of(outputs.flatten(1).sum(1))}
+
+
+def evidence_of(module, targets, kind):
+    """Sixteen batches of two."""
+    batches = [
+        Batch(
+            (torch.rand(2, 4, generator=torch.Generator().manual_seed(i)),), torch.zeros(targets, dtype=kind)
+        )
+        for i in range(16)
+    ]
+    with torch.inference_mode():
+        return Evidence(batches, [module(b.inputs[0]) for b in batches], Told(kind))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "kind", "classes"),
+    [
+        ((3,), (2,), torch.long, 1),
+        ((3, 2, 4), (2, 2, 4), torch.long, 1),
+        ((5, 3), (2, 5), torch.long, 2),
+        ((1,), (2,), torch.long, None),
+        ((3,), (2, 3), torch.float32, None),
+    ],
+    ids=["classes", "maps", "tokens", "one logit", "numbers"],
+)
+def test_the_same_answer_is_one_of_classes(outputs, targets, kind, classes, tmp_path):
+    """On the axis on which they are: on others, and of numbers, it says nothing."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, math.prod(outputs)), nn.Unflatten(1, outputs)).eval()
+    subnet = Subnet(module, ARCHITECTURE, torch.rand(2, 4))
+    evidence = evidence_of(module, targets, kind)
+    (found,) = export_subnet(subnet, tmp_path / "a", formats=["onnx"], cards=card, evidence=evidence)
+    assert found.agreement == (None if classes is None else 100)
+    if classes is not None:  # all places of the first of 16 batches say something else
+        other = [evidence.answers[0].roll(1, classes), *evidence.answers[1:]]
+        with pytest.raises(ExportError, match=r"the same answer to 93\.75 %, below"):
+            export_subnet(
+                subnet,
+                tmp_path / "a",
+                formats=["onnx"],
+                cards=card,
+                evidence=replace(evidence, answers=other),
+            )
 
 
 def test_an_architecture_that_is_no_architecture_by_its_size_is_not_read(tmp_path):

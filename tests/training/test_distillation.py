@@ -26,7 +26,6 @@ from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import Batch, Metric, Tally
 from nas.training import Distillation, Nested, OneBatch, SinglePath, soft_loss, train
-from nas.training.distillation import axis_of_classes
 from search_spaces import hierarchical
 
 
@@ -63,22 +62,6 @@ def test_soft_loss_is_its_definition():
     expected = -(F.softmax(words[1], -1) * F.log_softmax(words[0], -1)).sum(-1).mean()
     torch.testing.assert_close(soft_loss(*words), expected)
     torch.testing.assert_close(soft_loss(*(w.movedim(-1, 1) for w in words), classes=1), expected)
-
-
-@pytest.mark.parametrize(
-    ("answer", "targets", "axis"),
-    [
-        ((5, 3), (5,), -1),
-        ((2, 7, 11), (2, 7), -1),
-        ((2, 7, 7), (2, 7), -1),
-        ((2, 11, 7, 5), (2, 7, 5), 1),
-        ((2, 8, 8, 8), (2, 8, 8), 1),
-        ((5, 3), (5, 3), -1),
-    ],
-    ids=["classes", "words", "as many words", "pixels", "as many pixels", "shares"],
-)
-def test_classes_are_on_the_axis_that_targets_lack(answer, targets, axis):
-    assert axis_of_classes(answer, targets) == axis
 
 
 def test_shares_of_labels_largest_and_teacher(task, supernet, teacher, tmp_path, monkeypatch):
