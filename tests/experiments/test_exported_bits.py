@@ -17,6 +17,11 @@ def test_every_figure_can_be_had_again():
     assert with_table(PAGE.read_text(), written) == PAGE.read_text()
 
 
+def test_so_can_those_of_trainings_without_2_and_16():
+    *most, last = (f"{a:.1f}" for a in evaluated()["without_2_and_16"].values())
+    assert f"had reached {', '.join(most)} and {last} % at 32 bits" in PAGE.read_text()
+
+
 def test_files_keep_what_was_simulated():
     """The promise: at every bit-width, on 5,000 images and trained models."""
     written = json.loads(FILE.read_text())
