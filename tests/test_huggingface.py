@@ -191,6 +191,11 @@ def test_weights_are_those_that_were_written_whatever_a_config_says(tmp_path):
     for model in (huggingface.load(folder), AutoModel.from_pretrained(folder)):
         with torch.inference_mode():
             torch.testing.assert_close(model(IMAGES).logits, given.module(IMAGES))
+    stock = Wrapped().eval()
+    huggingface.save(stock, {"type": "V"}, tmp_path / "stock", IMAGES)
+    rewrite(tmp_path / "stock", dtype="float16")
+    with torch.inference_mode():
+        torch.testing.assert_close(huggingface.load(tmp_path / "stock")(IMAGES).logits, stock(IMAGES))
     half = AutoModel.from_pretrained(folder, dtype=torch.float16)
     assert next(half.parameters()).dtype == torch.float16
 

@@ -24,7 +24,7 @@ from nas.export.packed import load_packed, require_fit
 Cards = Callable[[Sequence[Check]], Mapping[str, str]]
 """Texts of files, by name, from how the files of weights fared."""
 
-MOST_BYTES = 1 << 20
+MOST_BYTES = 1 << 18
 """Of architecture.json that is read: one of a hundred blocks has some 50,000."""
 
 SAME = 1e-5

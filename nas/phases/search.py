@@ -17,6 +17,7 @@ from nas.pareto import Scale
 from nas.phases.run import Run
 from nas.searchers import RandomSearch
 from nas.study import Study, accuracy_cache
+from nas.tasks import with_error
 from nas.trial import Trial
 
 
@@ -80,7 +81,7 @@ class _Searches:
                     pick = max if metric.direction == "maximize" else min
                     best = value if best is None else pick(best, value)
                 volume = "" if hypervolume is None else f"hypervolume {hypervolume:.4f}  "
-                progress.advance(volume if best is None else f"{volume}best {metric.name} {best:.2f}")
+                progress.advance(volume if best is None else f"{volume}best {metric.name} {with_error(best)}")
 
             return Study(
                 name,

@@ -49,7 +49,8 @@ def train_supernet(run: Run) -> None:
     trained = recipe.trained(experiment.space)
     for title, architecture in (("largest", trained.largest()), ("smallest", trained.smallest())):
         tally = subnet_accuracy(supernet, architecture, experiment.task, "search")
+        found = f"{with_error(tally.mean, tally.std_error)} {metric.unit}".rstrip()
         console.print(
-            f"  {title:>8} subnet: {with_error(tally.mean, tally.std_error)} {metric.unit} {metric.name} "
-            f"on search, {supernet.parameters_of(architecture):,} parameters"
+            f"  {title:>8} subnet: {found} {metric.name} on search, "
+            f"{supernet.parameters_of(architecture):,} parameters"
         )
