@@ -65,6 +65,15 @@ def test_a_search_is_paired_with_that_on_the_same_supernet():
     assert bits.gained(pieces)[INT8] == {"mean": 0.0, "interval_95": [0.0, 0.0], "t_95": [0.0, 0.0]}
 
 
+def test_searches_together_have_the_finalists_of_all():
+    pieces = of_all()
+    pieces[JOINT, 1, 2] = piece([40], [0.5], [50])
+    found = bits.together(pieces)
+    assert found[JOINT][0] == round(bits.volume(BASE), 4)
+    both = piece([40, 30, 20], [0.5, 0.5, 0.25], [50, 50, 25])
+    assert found[JOINT][1] == round(bits.volume(both), 4) > found[INT8][1]
+
+
 def test_students_interval_is_that_of_the_books():
     low, high = bits.students(np.array([1.0, 2.0, 3.0]))
     assert (low, high) == (pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-3), pytest.approx(2 + 2.4842, abs=1e-3))
