@@ -44,6 +44,11 @@ def first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), repr(error))
 
 
+def last_line(error: BaseException) -> str:
+    """What an error says in the end, as errors of other processes do, which begin with where they were."""
+    return next((line for line in reversed(str(error).splitlines()) if line.strip()), repr(error)).strip()
+
+
 @contextmanager
 def errors_of_users(law: Callable[[], str]) -> Iterator[None]:
     """What fails in a user's code becomes a RunError: `law` (made only then, since that may take a while),

@@ -124,7 +124,7 @@ class Experiment:
 
     def alone(self, architecture: Any, seed: int) -> Supernet:
         """A supernet of one architecture, newly initialised: a plain model to be trained, at its bits."""
-        return self._supernet(Space(architecture), seed)
+        return self._supernet(Space(architecture, classes=self.space.classes), seed)
 
     def begun(self, architecture: Any, seed: int) -> Supernet:
         """`alone`, with the weights that `start` gives a supernet."""

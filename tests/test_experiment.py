@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from dataclasses import replace
+import pickle
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from training.small import made_up_task
 
 from nas.cli import _load
@@ -20,6 +22,7 @@ from nas.phases.assess import recipe_id
 from nas.phases.run import _changes, _identity
 from nas.rundir import RunDirectory
 from nas.settings import differences
+from nas.space import Space, oneof
 from nas.tasks import Batch, Mix, RandomAffine
 from nas.training import Distillation, Nested, OneBatch, Recipe, Sandwich
 from search_spaces import hierarchical
@@ -66,6 +69,36 @@ def test_a_training_alone_begins_as_the_supernet_did(experiment):
     assert all((tensor == 0.5).all() for tensor in started.state().values())
     plain = experiment.begun(architecture, 0)
     assert all(torch.equal(plain.bank[n], t) for n, t in experiment.alone(architecture, 0).bank.items())
+
+
+class Part:
+    """What a field is annotated with, where parts of several classes may stand."""
+
+
+@dataclass(frozen=True)
+class Relu(Part):
+    units: int
+
+
+@dataclass(frozen=True)
+class Gelu(Part):
+    units: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    part: Part
+
+
+def test_a_training_alone_reads_what_its_space_reads(experiment):
+    """Such as an export that teaches it, whose parts are of other classes."""
+    space = Space(Parts(oneof(Relu(oneof(8, 16)), Gelu(8))))
+    mine = replace(experiment, space=space, build=lambda a: nn.Linear(64, a.part.units), features=None)
+    alone = mine.alone(Parts(Relu(8)), 0).space
+    for found in (alone, pickle.loads(pickle.dumps(alone))):
+        assert found.classes.keys() == space.classes.keys() == {"Parts", "Relu", "Gelu"}
+        assert found.size == 1
+    assert alone.fingerprint == Space(Parts(Relu(8))).fingerprint
 
 
 def test_another_export_in_the_teachers_folder_is_another_setting(experiment, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -232,6 +233,18 @@ def test_recipes_are_judged_by_subnets_that_are_trained(experiment, monkeypatch)
     module._objective((short, 1, {"nas.training.SinglePath": 1.0}), settings, lambda *_, **__: None)
     assert len(judged) == module.PANEL + 2
     assert all(a in short.training.trained(short.space) for a in judged)
+
+
+def test_one_that_diverges_says_what_and_not_what_to_do(experiment):
+    """Its checkpoints and what it tells of them are gone."""
+    wild = replace(experiment.training, learning_rate=1e3, warmup=0.0, explosion=1.5)
+    few = replace(experiment, task=experiment.task.fewer(train=64), training=wild)
+    settings = {"training.subnets": "nas.training.SinglePath"}
+    with pytest.raises(RunError) as raised:
+        sys.modules["nas.phases.tune"]._objective(
+            (few, 9, {settings["training.subnets"]: 1.0}), settings, lambda *_, **__: None
+        )
+    assert re.fullmatch(r"The loss must .* at step \d+ of architecture [0-9a-f]{12}\.", str(raised.value))
 
 
 def test_a_metric_that_is_no_number_is_a_failure(experiment, monkeypatch):

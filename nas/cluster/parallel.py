@@ -16,7 +16,7 @@ from typing import Any
 
 from nas.cluster.executor import pickle_torch_namespaces_by_name
 from nas.cluster.local import connect
-from nas.errors import NasError, RunError
+from nas.errors import NasError, RunError, last_line
 from nas.supernet import Supernet
 from nas.tasks import Task
 from nas.training import Distributed, Epoch, Recipe, load_tensors, train
@@ -168,7 +168,7 @@ def _problem(folder: Path, failure: Exception | None, restarts: int) -> RunError
         return None
     return RunError(
         f"Training on several processes must not lose them more than {restarts} times, but did: "
-        f"{str(failure).strip().splitlines()[-1]} What was trained is kept in {folder}; --resume goes on."
+        f"{last_line(failure)} What was trained is kept in {folder}; --resume goes on."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def tune(
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         database = optuna.storages.RDBStorage(f"sqlite:///{storage}")
         done = _finished(database, longest, optuna)
-        left = samples - len(done)
+        left, failures = samples - len(done), list[str]()
         untried = all(tried.settings != first for tried in done)  # a killed call may have left it so
         if left > 0:
             reference = ray.put(shared)
@@ -138,14 +139,14 @@ def tune(
                     ),
                 )
                 results = _fit(tuner, workers)
-            for result in results:
-                if result.error is not None:
-                    on_failure(_last_line(result.error))
+            failures += [_said(result.error) for result in results if result.error is not None]
+    for failure in failures:
+        on_failure(failure)
     found = sorted(_finished(database, longest, optuna), key=lambda t: (-t.time, -t.score))
     if not found:
         raise RunError(
-            f"A configuration must reach a score, but none of {samples} did. The trainings' own errors are "
-            f"above; `nas train` with the settings of one shows it whole."
+            f"A configuration must reach a score, but none of {samples} did{': ' if failures else ''}"
+            f"{'; '.join(dict.fromkeys(failures))}"
         )
     return found
 
@@ -193,7 +194,7 @@ def several(
             )
             results = _fit(tuner, workers)
     if errors := [result.error for result in results if result.error is not None]:
-        raise RunError(f"Training must not fail, but did: {_last_line(errors[0])}")
+        raise RunError(f"Training must not fail, but did: {_said(errors[0])}")
 
 
 def _fit(tuner: Any, workers: int) -> Any:
@@ -211,8 +212,14 @@ def _fit(tuner: Any, workers: int) -> Any:
         ) from error
 
 
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+def _said(error: Exception) -> str:
+    """What a training of another process raised: of our own errors the message, of others all there is."""
+    lines = str(error).strip().splitlines()
+    for i in reversed(range(len(lines))):
+        kind, found, message = lines[i].partition(": ")
+        if found and re.fullmatch(r"nas(\.\w+)+", kind):
+            return "\n".join([message, *lines[i + 1 :]])
+    return "\n".join(lines) or repr(error)
 
 
 def _report(epoch: int, score: float, core_seconds: float = 0.0, time: float | None = None) -> None:
@@ -229,8 +236,8 @@ def _connected(workers: int, address: str | None, by_value: Sequence[ModuleType]
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
         os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it takes Ctrl-C for the end of the work
-        for name in ("ray.tune", "ray.train"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is said once, and by us
         import ray
 
         for module in by_value:

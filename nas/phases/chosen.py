@@ -135,7 +135,7 @@ class _Bin:
             raise SpaceError(
                 f"`--unseen` must have subnets that the training leaves out, but {self.low:.3g} to "
                 f"{self.high:.3g} MMACs holds {len(unseen)}. A rule such as Nested leaves some out, or "
-                f"training.withheld does."
+                f"training.withheld does; where one does already, raise --width or lower --bins."
             )
         for architecture in (*seen, *unseen):
             yield Chosen(

@@ -31,6 +31,7 @@ from nas.space import Space
 from nas.tasks import Metric, Mix, classified
 from nas.training import (
     ASIDE,
+    Diverged,
     OneBatch,
     Progressive,
     Sandwich,
@@ -343,7 +344,10 @@ def _objective(
                 report(math.ceil(step / in_epoch), sign * mean, spent, time=t)
 
     with tempfile.TemporaryDirectory() as folder:
-        train(supernet, experiment.task, recipe, Path(folder), seed=experiment.seed, on_step=judge)
+        try:
+            train(supernet, experiment.task, recipe, Path(folder), seed=experiment.seed, on_step=judge)
+        except Diverged as error:  # its remedy is for a run
+            raise RunError(error.fact) from error
 
 
 def _print(best: list[Tried], metric: Metric, sign: int, longest: int) -> None:

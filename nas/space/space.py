@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,15 +72,23 @@ class Space:
     Args:
         template: the user's dataclass, with `oneof`, `repeat`, `between` and `tied` where a choice is.
         constraints: laws that need values. No architecture that breaks one is ever sampled.
+        classes: more than those that `template` reaches, by name, of which architectures of others are read.
 
     Raises:
         SpaceError: no legal architecture exists, options overlap, or a constraint reads what comes later.
     """
 
-    def __init__(self, template: Any, constraints: Sequence[Constraint] = ()) -> None:
+    def __init__(
+        self,
+        template: Any,
+        constraints: Sequence[Constraint] = (),
+        classes: Mapping[str, type] = MappingProxyType({}),
+    ) -> None:
         self.template = template
         self.constraints = _constraints(constraints)
-        self.classes = {name: cls for name, cls in reachable_classes(template).items() if cls not in _HOLES}
+        self._others = dict(classes)
+        own = {name: cls for name, cls in reachable_classes(template).items() if cls not in _HOLES}
+        self.classes = self._others | own
         self._flat = flatten(template)
         require_disjoint_options(self._flat.genes)
         self._checks = self._checks_by_position()
@@ -99,7 +108,7 @@ class Space:
         self._patience = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Space, (self.template, self.constraints)
+        return Space, (self.template, self.constraints, self._others)
 
     # --- what there is -------------------------------------------------------------------------
 

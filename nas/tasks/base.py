@@ -102,7 +102,11 @@ class Task(Protocol):
 
     One with `classes`, their number, may be trained with mixup, CutMix and label smoothing: `loss` and
     `tallies` are then given targets (B, classes), shares of each class. `nas tune` leaves these out where
-    they cannot take them."""
+    they cannot take them.
+
+    One whose loss is no mean over examples that count alike, such as one over the tokens that are no padding,
+    has `weight(batch)`, the number of what it is a mean over: a step's batch may be shared among processes,
+    subnets and passes (`workers`, `OneBatch`, `accumulate`), whose losses then count by that."""
 
     @property
     def metric(self) -> Metric:
@@ -130,7 +134,7 @@ class Task(Protocol):
         """How many batches a split has."""
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Mean loss of a batch."""
+        """Mean loss of a batch, over its examples or what `weight` says."""
 
     def tallies(self, outputs: Tensor, batch: Batch) -> Mapping[str, Tally]:
         """Metrics of a batch by name, `metric` among them."""

@@ -92,6 +92,7 @@ def train(
             on_weights(epoch.epoch, training.update.result())
     if training.group.rank == 0:
         save_tensors(folder / "model.safetensors", training.update.result(), {"format": "nas.supernet"})
+        training.forget_what_diverged()
     for name, tensor in training.update.result().items():
         supernet.bank[name].data.copy_(tensor)
     supernet.to("cpu")
@@ -214,6 +215,11 @@ class _Training:
         told = {"begin": self.guard.begin, "nothing": self.guard.nothing, "sums": self.sums.data()}
         data = self._counted_by() | {"step": self.step} | told
         self.untried = self.checkpoints.save(self.step, self.update.tensors(), data)
+
+    def forget_what_diverged(self) -> None:
+        """Removes what earlier tries put aside: the training went well in the end."""
+        for path in (self.folder / DIVERGED, *self.checkpoints.folder.glob(f"*{RUINED}")):
+            path.unlink(missing_ok=True)
 
     def _restore(self) -> int:
         """Loads the newest whole checkpoint, if there is one; returns the steps that it has behind it."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from nas.annotations import require_types
 from nas.errors import RunError, SpaceError, errors_of_users
 from nas.space import Between, Repeat, Space, Within
 
@@ -19,6 +20,7 @@ POOL = 1024  # architectures that are drawn to learn what the space costs
 LEAST = 8  # members of a bin below which more are looked for
 MOST_BINS = 32  # each that few of those have is looked for at length
 STEPS = 4  # of the walk from a member of a bin
+INSIDE = "training.subnets."
 
 
 class Subnets(ABC):
@@ -120,6 +122,7 @@ class Sandwich(Subnets):
 
     def __post_init__(self) -> None:
         _require_count("random", self.random, 0)
+        require_types(self, INSIDE)
 
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
         rng = _rng(seed, step)
@@ -144,6 +147,7 @@ class Nested(Subnets):
     def __post_init__(self) -> None:
         if self.rest not in ("largest", "random"):
             raise RunError(f"`training.subnets.rest` must be 'largest' or 'random': got {self.rest!r}.")
+        require_types(self, INSIDE)
 
     def at(self, space: Space, seed: int, step: int, progress: float) -> list[Any]:
         largest = self.rest == "largest"
@@ -251,6 +255,7 @@ class Progressive(Subnets):
 
     def __post_init__(self) -> None:
         _require_count("random", self.random, 1)
+        require_types(self, INSIDE)
         if not 0 < self.share <= 1:
             raise RunError(f"`training.subnets.share` must be above 0 and at most 1: got {self.share}.")
 

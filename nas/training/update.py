@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import product
@@ -65,6 +65,7 @@ class Update:
             self.supernet, recipe.subnets, recipe.trained(supernet.space), self.seed, steps, self.device
         )
         self._sides_fit = False
+        self.unsound: list[bool] = []  # whether gradients of a step's i-th subnet are not finite; once asked
 
     def __call__(self, batches: list[Batch], step: int) -> tuple[float, list[Tally]]:
         """One update from all subnets of a step; loss of the first, tallies of the first two.
@@ -122,7 +123,8 @@ class Update:
                 slices = self.supernet.slices(self.supernet.boxes(architecture))
                 with self.supernet.in_place(architecture, train=True, slices=slices) as module:
                     with self._autocast():
-                        loss = self._label_loss(self._answer(module, architecture, batch), batch)
+                        answer = self._answer(module, architecture, batch)
+                        loss = self._label_loss(answer, batch, self._weight(batch))
                     loss.backward()
                 norms = [s.grad.norm() for s in slices.values() if s.grad is not None]
                 try:
@@ -139,10 +141,10 @@ class Update:
         gradients, others = Gradients(), Gradients()
         self.gathered: dict[int, _Gathered] = {}
         tallies, loss = [Tally(), Tally()], 0.0
-        images = sum(len(batch.targets) for batch in batches)  # of all processes
+        total = _Size.of(batches, self._weight)  # of all processes
+        run = self._shared if recipe.subnets.shares_batch else self._each
         for batch in batches:
-            run = self._shared if recipe.subnets.shares_batch else self._each
-            found = run(architectures, batch, images, gradients, others if recipe.project else gradients)
+            found = run(architectures, batch, total, gradients, others if recipe.project else gradients)
             loss += found[0]
             tallies = [a + b for a, b in zip(tallies, found[1], strict=True)]
         loss, tallies = self._added_up(gradients, others, loss, tallies)
@@ -151,20 +153,50 @@ class Update:
             gradients.without_conflict(others)
             gradients.update(others)
         norm = gradients.norm()
-        self.guard.require_finite("norm of the gradient", float(norm), self.step, architectures[0])
+        if not math.isfinite(float(norm)):
+            culprit = self._culprit(architectures, batches)
+            self.guard.require_finite("norm of the gradient", float(norm), self.step, culprit)
         self.guard.passed(loss)
         gradients.scale((recipe.clip / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step(gradients, recipe.rate(self.step / self.steps))
         self._average()
         return loss, tallies
 
+    def _culprit(self, architectures: list[Any], batches: list[Batch]) -> Any:
+        """The first whose gradients are not finite: takes the step once more, and looks at each. (To look
+        always would be to wait for the GPU at every subnet.)"""
+        self.gathered, self.unsound = {}, [False] * len(architectures)
+        run = self._shared if self.recipe.subnets.shares_batch else self._each
+        with reproducible(MODULES, self.seed, self.step, self.group.rank, self.device):
+            for batch in batches:
+                run(architectures, batch, _Size.of([batch], self._weight), Gradients(), Gradients())
+        unsound = self.group.either(self.unsound)
+        return next((a for a, is_so in zip(architectures, unsound, strict=True) if is_so), architectures[0])
+
+    def _weight(self, batch: Batch) -> float:
+        """How much the mean loss of these examples counts."""
+        of = getattr(self.task, "weight", None)
+        if of is None:
+            return float(len(batch.targets))
+        task = type(self.task).__name__
+        with errors_of_users(
+            lambda: f"`weight` of {task} must give that of a batch, but at step {self.step}"
+        ):
+            weight = float(of(batch))
+        if not 0 <= weight < math.inf:
+            raise RunError(
+                f"`weight` of {task} must be what its mean loss is over, such as a number of tokens, 0 or "
+                f"more: got {weight} at step {self.step}."
+            )
+        return weight
+
     def _each(
-        self, architectures: list[Any], batch: Batch, images: int, largest: Gradients, others: Gradients
+        self, architectures: list[Any], batch: Batch, total: _Size, largest: Gradients, others: Gradients
     ) -> tuple[float, list[Tally]]:
         """All subnets on this process's share of the batch, one after the other; its part of the mean loss
-        over `images`."""
+        over the `total`."""
         batch, count = self.feed.own(batch)
-        weight = count / images
+        size = _Size(count, self._weight(batch) if count else 0.0).over(total)
         distillation, teaches = self.recipe.distillation, self.recipe.subnets.teaches
         outside = self._teacher_answer(batch)
         tallies, first, inside = [Tally(), Tally()], math.nan, None
@@ -175,9 +207,10 @@ class Update:
             with self.supernet.in_place(architecture, train=True, slices=slices) as module:
                 with self._running(architecture, batch, count), self._features(architecture) as features:
                     answer = self._answer(module, architecture, batch)
-                    label_loss = self._label_loss(answer, batch)
+                    label_loss = self._label_loss(answer, batch, size.weight)
                     classes = axis_of_classes(tuple(answer.shape), self.targets)
-                    loss = distillation.loss(answer, label_loss, inside, outside, classes)
+                    counted = size.counted(label_loss)
+                    loss = distillation.loss(answer, counted, inside, outside, classes)
                     if taught:
                         loss = loss + distillation.features * feature_loss(features, taught).to(loss.device)
                 self._require_sane(label_loss, loss, outside, architecture)
@@ -187,9 +220,9 @@ class Update:
                     first = float(label_loss.detach())
                     if teaches:
                         inside, taught = answer.detach(), {n: f.detach() for n, f in features.items()}
-                self._backward(loss * (weight / len(architectures)), counts=count > 0)
+                self._backward(loss * (size.images / len(architectures)), counts=count > 0)
             self._gather(i, boxes, slices, others if i else largest)
-        return weight * first, tallies
+        return size.weight * first, tallies
 
     def _answer(self, module: nn.Module, architecture: Any, batch: Batch) -> Tensor:
         answer = module(*batch.inputs)
@@ -218,6 +251,8 @@ class Update:
         gathered = self.gathered.setdefault(i, _Gathered(boxes, gradients, set()))
         for name, box in boxes.items():
             if (gradient := slices[name].grad) is not None:
+                if self.unsound:
+                    self.unsound[i] |= not bool(gradient.isfinite().all())
                 gradients.add(name, box, gradient)
                 gathered.names.add(name)
 
@@ -234,8 +269,11 @@ class Update:
         self.guard.require_sane(float(label_loss.detach()), self.step, architecture)
         self.guard.require_finite("loss", whole, self.step, architecture)
 
-    def _label_loss(self, answer: Tensor, batch: Batch) -> Tensor:
-        """The task's loss; once, that of knowing nothing too, by which a loss is known to be a large one."""
+    def _label_loss(self, answer: Tensor, batch: Batch, weight: float) -> Tensor:
+        """The task's loss; 0 of what counts for nothing, which may have none. Once, that of knowing nothing
+        too, by which a loss is known to be a large one."""
+        if not weight:
+            return 0 * answer.float().sum()
         loss = self.task.loss(answer, batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = f"a tensor of {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
@@ -257,16 +295,18 @@ class Update:
         return 0.0
 
     def _shared(
-        self, architectures: list[Any], batch: Batch, images: int, gradients: Gradients, _: Gradients
+        self, architectures: list[Any], batch: Batch, whole: _Size, gradients: Gradients, _: Gradients
     ) -> tuple[float, list[Tally]]:
         """Each subnet on images of its own, of which this process has a share, all in one backward pass; its
-        part of the mean loss over `images`. None gets a single image, where batch norms have no variance."""
+        part of the mean loss over the `whole`. None gets a single image, where batch norms have no
+        variance."""
         architectures = architectures[: max(1, len(batch.targets) // 2)]
         total, tallies, ran = torch.zeros((), device=self.device), [Tally(), Tally()], []
         with ExitStack() as in_place:
             for i, architecture in enumerate(architectures):
                 part = share(batch, i, len(architectures))
                 part, count = self.feed.own(part)
+                size = _Size(count, self._weight(part) if count else 0.0).over(whole)
                 boxes = self.supernet.boxes(architecture)
                 slices = self.supernet.slices(boxes)
                 module = in_place.enter_context(
@@ -275,11 +315,12 @@ class Update:
                 outside = self._teacher_answer(part)
                 with self._running(architecture, part, count):
                     answer = self._answer(module, architecture, part)
-                    label_loss = self._label_loss(answer, part)
+                    label_loss = self._label_loss(answer, part, size.weight)
                     classes = axis_of_classes(tuple(answer.shape), self.targets)
-                    loss = self.recipe.distillation.loss(answer, label_loss, None, outside, classes)
+                    counted = size.counted(label_loss)
+                    loss = self.recipe.distillation.loss(answer, counted, None, outside, classes)
                 self._require_sane(label_loss, loss, outside, architecture)
-                total = total + loss * (count / images)
+                total = total + loss * size.images
                 ran.append((boxes, slices))
                 if count:
                     tallies[0] += self._tally(answer, part)
@@ -408,6 +449,26 @@ class Update:
                 f"`distillation.parts` must fit whole names of modules, such as {names[0]}: "
                 f"{self.recipe.distillation.parts!r} fits none."
             )
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How much a part of a step counts: by images, over which distillation is a mean, and by the `weight` of
+    its task's loss; both as they are, or as shares of the whole."""
+
+    images: float
+    weight: float
+
+    @classmethod
+    def of(cls, batches: list[Batch], weight: Callable[[Batch], float]) -> _Size:
+        return cls(sum(len(batch.targets) for batch in batches), sum(map(weight, batches)))
+
+    def over(self, whole: _Size) -> _Size:
+        return _Size(self.images / whole.images, self.weight / whole.weight if whole.weight else 0.0)
+
+    def counted(self, loss: Tensor) -> Tensor:
+        """The task's loss such that it counts by its weight where all is counted by images."""
+        return loss if self.weight == self.images else loss * (self.weight / self.images)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from training.small import (
     RECIPE,
     Stop,
+    Tokens,
     assert_gradients,
     made_up_supernet,
     made_up_task,
@@ -24,12 +25,12 @@ from training.small import (
 
 from nas.cluster import train_parallel
 from nas.cluster.local import connect
-from nas.cluster.parallel import _require_room
+from nas.cluster.parallel import _problem, _require_room
 from nas.errors import RunError
 from nas.space import Space, oneof
 from nas.supernet import Supernet
 from nas.tasks import Mix
-from nas.training import Sandwich, Subnets, train
+from nas.training import Sandwich, SinglePath, Subnets, train
 from nas.training.batch_norm import synchronised
 
 RECIPE = replace(RECIPE, epochs=2)
@@ -81,13 +82,20 @@ class Replay:
 
 @pytest.mark.parametrize(
     "recipe",
-    [RECIPE, replace(RECIPE, project=True), replace(RECIPE, mix=Mix(mixup=0.3), accumulate=2)],
-    ids=["sandwich", "projected", "mixed, accumulated"],
+    [
+        RECIPE,
+        replace(RECIPE, project=True),
+        replace(RECIPE, mix=Mix(mixup=0.3), accumulate=2),
+        replace(RECIPE, subnets=SinglePath()),
+    ],
+    ids=["sandwich", "projected", "mixed, accumulated", "tokens"],
 )
-def test_two_at_half_the_batch_give_the_gradients_of_one(recipe, task, tmp_path, monkeypatch):
+def test_two_at_half_the_batch_give_the_gradients_of_one(recipe, task, tmp_path, monkeypatch, request):
     single = one_batch(task, 15)  # shares of 8 and 7 images
     if recipe.accumulate > 1:
         single = replace(single, batch_size=8)
+    if "tokens" in request.node.callspec.id:
+        single = Tokens(single)
     whole = step_gradients(made_up_supernet(task), single, recipe, tmp_path / "whole", monkeypatch)
     processes = Recorder(0), Recorder(1)
     for process in processes:
@@ -333,6 +341,10 @@ def test_processes_that_would_wait_forever(there, kind, message):
 class Broken(Subnets):
     def at(self, space, seed, step, progress):
         raise RunError("This step must not be made.")
+
+
+def test_an_error_that_says_nothing_is_told_by_its_name(tmp_path):
+    assert "more than 3 times, but did: TimeoutError() What" in str(_problem(tmp_path, TimeoutError(), 3))
 
 
 def test_an_error_is_told_once(ray, task, tmp_path):

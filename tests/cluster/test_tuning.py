@@ -119,6 +119,22 @@ def test_nothing_that_works_is_an_error(tmp_path):
     assert all("ValueError: no training" in failure for failure in failures)
 
 
+def is_refused(shared, settings, report):
+    raise RunError("The loss must stay finite,\nbut is not.")
+
+
+def test_what_we_say_ourselves_is_said_alone(tmp_path, capfd):
+    """Without the traceback that Ray prints of each."""
+    failures = []
+    options = {"samples": 2, "longest": 2, "by_value": HERE, "on_failure": failures.append}
+    with pytest.raises(RunError, match=r"none of 2 did: The loss must stay finite,\nbut is not\.$"):
+        tune(is_refused, None, SPACE, tmp_path / "b.db", **options)
+    assert failures == ["The loss must stay finite,\nbut is not."] * 2
+    assert "Traceback" not in "".join(capfd.readouterr())
+    with pytest.raises(RunError, match=r"^Training must not fail, but did: The loss must stay finite"):
+        several(is_refused, None, [1], on_end=print, by_value=HERE)
+
+
 class OutOfMemory:
     """As Ray Tune ends where a process of it was ended for want of memory (seen with Ray 2.56)."""
 
@@ -175,7 +191,7 @@ def test_a_process_trains_one_after_the_other():
 
 def test_what_ended_is_told_also_where_another_fails():
     ended = []
-    with pytest.raises(RunError, match=r"Training must not fail, but did: .*no training"):
+    with pytest.raises(RunError, match=r"(?s)Training must not fail, but did: .*ValueError: no training"):
         several(fails_at_one, None, [1, 3], on_end=lambda i, _: ended.append(i), by_value=HERE)
     assert ended == [3]
 

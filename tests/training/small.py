@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +62,24 @@ def stop_at_step(n: int):
             raise Stop
 
     return on_step
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The task, whose loss is a mean over the examples of other classes than one, as one over the tokens that
+    are no padding."""
+
+    base: Any
+    ignored: int = 1  # of the classes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+    def weight(self, batch):
+        return (batch.targets != self.ignored).sum()
+
+    def loss(self, answer, batch):
+        return torch.nn.functional.cross_entropy(answer, batch.targets, ignore_index=self.ignored)
 
 
 def one_batch(task, n: int = 16):

@@ -21,6 +21,7 @@ from training.small import (
 )
 
 from nas.errors import ExportError, RunError
+from nas.experiment import Experiment
 from nas.export import Subnet, export_subnet
 from nas.space import Space, oneof
 from nas.supernet import Supernet
@@ -369,6 +370,10 @@ def test_an_export_teaches(task, supernet, tmp_path, monkeypatch):
         return step_gradients(supernet, task, recipe, tmp_path / name, monkeypatch)
 
     assert_gradients(gradients(str(folder), "a"), gradients(module, "b"))
+    alone = Experiment("a", task, supernet.space, hierarchical.build).alone(supernet.space.largest(), 0)
+    distillation = Distillation(external=0.5, teacher=str(folder))
+    recipe = replace(RECIPE, distillation=distillation, subnets=SinglePath(), epochs=1)
+    assert train(alone, task, recipe, tmp_path / "alone") is alone  # whose own parts are of other classes
     (folder / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ExportError, match=r"must be an export with architecture\.json .* cannot be loaded"):
         gradients(str(folder), "c")

@@ -183,6 +183,24 @@ class _WithBins(SinglePath):
         object.__setattr__(self, "bins", bins)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Progressive(phases=("ratio",)),
+            "phases` must be a tuple, each item a tuple, each item a text",
+        ),
+        (lambda: Progressive(share="x"), "`training.subnets.share` must be a number"),
+        (lambda: Sandwich(smallest="no"), "`training.subnets.smallest` must be True or False"),
+        (lambda: Nested(gene=3), "`training.subnets.gene` must be a text"),
+    ],
+)
+def test_settings_of_rules_are_of_their_kind(make, message):
+    """`"ratio"` for `("ratio",)` would name whatever is part of that word."""
+    with pytest.raises(RunError, match=message):
+        make()
+
+
 def test_phases_that_open_nothing_are_refused(space):
     for phases in ((("kernl",),), (("ratio",), ("kernl",))):
         with pytest.raises(RunError, match=r"phases` must name choices .*ratio.*\('kernl',\) names none"):

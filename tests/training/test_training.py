@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from training.small import (
     RECIPE,
     Stop,
+    Tokens,
     assert_gradients,
     bank_gradients,
     copy_of,
@@ -123,6 +124,44 @@ def test_accumulated_batches_are_one_large_batch(task, supernet, tmp_path, monke
     whole = step_gradients(supernet, large, RECIPE, tmp_path / "a", monkeypatch)
     parts = step_gradients(supernet, small, replace(RECIPE, accumulate=3), tmp_path / "b", monkeypatch)
     assert_gradients(parts, whole)
+
+
+def test_parts_count_by_what_a_loss_is_a_mean_over(task, supernet, tmp_path, monkeypatch):
+    """Also where one holds nothing of it, whose mean is none."""
+    single = one_batch(task, 24)
+    order = np.argsort(
+        single.labels[single.splits["train"]] != 1, kind="stable"
+    )  # what is ignored comes first
+    single = replace(single, splits=dict(single.splits) | {"train": single.splits["train"][order]})
+    in_order = InOrder(single)
+    assert (single.labels[single.splits["train"]][:5] == 1).all()
+    large, small = (Tokens(replace(in_order, base=replace(single, batch_size=n))) for n in (24, 5))
+    whole = step_gradients(supernet, large, RECIPE, tmp_path / "a", monkeypatch)
+    parts = step_gradients(supernet, small, replace(RECIPE, accumulate=5), tmp_path / "b", monkeypatch)
+    assert_gradients(parts, whole)
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """The task, whose images of *train* come as they stand."""
+
+    base: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+    def batches(self, split, *, seed=0, epoch=0, part=(0, 1), first=0):
+        size, rows = self.base.batch_size, self.base.splits[split]
+        for i in range(first, math.ceil(len(rows) / size)):
+            chosen = rows[i * size : (i + 1) * size]
+            yield Batch((self.base.prepared(chosen),), torch.from_numpy(self.base.labels[chosen]).long())
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+def test_weights_that_are_none_are_named(weight, task, supernet, tmp_path, monkeypatch):
+    monkeypatch.setattr(Tokens, "weight", lambda self, batch: weight)
+    with pytest.raises(RunError, match=rf"`weight` of Tokens must be .*: got {weight} at step 0"):
+        train(supernet, Tokens(task), RECIPE, tmp_path)
 
 
 def test_projection_takes_from_the_largest_what_opposes_the_others(task, supernet, tmp_path, monkeypatch):
@@ -626,6 +665,47 @@ def test_a_loss_that_is_not_finite_stops_the_run(task, supernet, tmp_path):
         train(supernet, broken, RECIPE, tmp_path)
 
 
+class Backwards(torch.autograd.Function):
+    """Gives what comes, and no numbers on the way back."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * math.nan
+
+
+class Unsound(Frozen):
+    """Of 8 units, whose gradients are none once there were some steps."""
+
+    steps = 0
+
+    def forward(self, images):
+        answer = super().forward(images)
+        if self.head.in_features == 8 and self.training:
+            Unsound.steps += 1
+            return answer if Unsound.steps <= 3 else Backwards.apply(answer)
+        return answer
+
+
+@pytest.mark.parametrize("rule", [Sandwich(), OneBatch(6)], ids=["one by one", "in one batch"])
+def test_a_gradient_that_is_not_finite_is_that_of_its_subnet(rule, task, tmp_path, monkeypatch):
+    """And not of the first of its step; by it a checkpoint is found good."""
+    monkeypatch.setattr(Unsound, "steps", 0)
+    supernet = Supernet(lambda a: Unsound(a.units), Space(Units(oneof(8, 16, 32))))
+    drawn = rule.at(supernet.space, 0, 0, 0.0)
+    assert drawn[0] != Units(8)
+    message = f"norm of the gradient must stay finite, but is nan at step .* of architecture {ID_OF_8}"
+    with pytest.raises(RunError, match=message):
+        train(supernet, task, replace(RECIPE, subnets=rule), tmp_path)
+    assert json.loads((tmp_path / "diverged.json").read_text())["units"] == 8
+
+
+ID_OF_8 = architecture_id(Units(8))
+
+
 def test_a_loss_that_explodes_stops_the_run(task, supernet, tmp_path):
     wild = replace(
         RECIPE,
@@ -647,6 +727,8 @@ def test_a_loss_that_explodes_stops_the_run(task, supernet, tmp_path):
     told = json.loads((tmp_path / "diverged.json").read_text())
     assert supernet.space.from_json(told) == supernet.space.largest()
     train(supernet, task, replace(RECIPE, epochs=20, subnets=wild.subnets), tmp_path)  # goes on from it
+    left = {path.name for path in tmp_path.rglob("*")}
+    assert not {"diverged.json", ruined.name} & left
 
 
 def test_any_subnet_may_explode(task, supernet, tmp_path, monkeypatch):
