@@ -137,6 +137,8 @@ class SubnetModel(PreTrainedModel):
         axis = axis_of_classes(tuple(logits.shape), labels)
         if axis is None:
             return nn.functional.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype)), logits
+        if labels.ndim == logits.ndim:  # masks (B, 1, H, W)
+            labels = labels.squeeze(axis)
         return nn.functional.cross_entropy(logits.movedim(axis, 1), labels), logits
 
 
@@ -333,6 +335,8 @@ def load(
     """
     path = Path(folder) / "config.json"
     try:
+        if not path.is_file():
+            raise FileNotFoundError("there is no file config.json")
         config = json.loads(path.read_text("utf-8"))
         kind, name = str(config["model_type"]), str(config["architectures"][0])
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -139,6 +140,17 @@ def test_better_is_what_the_metric_says(experiment, tmp_path, monkeypatch, direc
         save_tensors(shared.weights_of(piece), alone.state(), {"score": str(score)})
         record = phase._record(run, piece, {"epoch": 1, "core_seconds": 2.0}, shared)
         assert record["deployed"] == (better and kind == FINE_TUNED)
+
+
+def test_a_metric_that_is_no_number_is_told(experiment, tmp_path, monkeypatch):
+    run = SimpleNamespace(experiment=experiment, supernet=None, weights="w")
+    shared, piece = shared_of(experiment, tmp_path), piece_of(experiment, FINE_TUNED)
+    alone = experiment.alone(piece.architecture, 0)
+    save_tensors(shared.weights_of(piece), alone.state(), {"score": "5"})
+    monkeypatch.setattr(phase, "subnet_accuracy", lambda *_: tally(5.0))
+    monkeypatch.setattr(phase, "accuracy", lambda *_: tally(math.nan))
+    with pytest.raises(RunError, match=r"must be finite once trained, but is nan on select and nan on"):
+        phase._record(run, piece, {"epoch": 1, "core_seconds": 2.0}, shared)
 
 
 def test_what_is_handed_out_is_what_the_front_tells_of(experiment, tmp_path):

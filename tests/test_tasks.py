@@ -88,10 +88,16 @@ def test_tallies_of_parts_add_up():
         ((5,), (5,), None),
         ((5, 1), (5,), None),
         ((2, 1, 7, 5), (2, 7, 5), None),
+        ((5, 3, 8, 8), (5, 1, 8, 8), 1),
+        ((2, 7, 11), (2, 7, 1), -1),
+        ((10, 100, 5), (10, 4), None),
+        ((2, 11, 7, 5), (2,), 1),
+        ((2, 11, 7, 5), (2, 11, 7, 4), None),
     ],
     ids=[
         *("classes", "words", "as many words", "pixels", "as many pixels", "smaller maps", "one of places"),
         *("a part of a batch", "labels", "a number each", "one logit", "one logit of pixels"),
+        *("masks", "a column", "boxes", "one of pixels", "neither"),
     ],
 )
 def test_classes_are_on_the_axis_that_targets_lack(answer, targets, axis):
@@ -102,6 +108,11 @@ def test_classes_are_on_the_axis_that_targets_lack(answer, targets, axis):
 def test_one_value_has_no_error():
     assert Tally.of(torch.tensor([0.5])).std_error is None
     assert interval(Tally.of(torch.tensor([0.5])), Metric("mIoU", "", "maximize")) is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_has_no_error(value):
+    assert Tally.of(torch.tensor([0.2, value, 0.3])).std_error is None
 
 
 def test_figures_for_people_have_the_digits_that_tell():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
+from nas.errors import RunError
 from nas.objectives import Objective
 from nas.phases.verify import hopeful, recommended
+from nas.tasks import Metric, Tally
 
 OBJECTIVES = (Objective("accuracy", "%", "maximize"), Objective("ms", "ms", "minimize"))
 
@@ -58,6 +62,30 @@ def test_a_quarter_of_the_places_is_for_them():
 
 def test_equal_figures_are_verified_once():
     assert finalists(trials((90, 1), (90, 1), (80, 0.5)), 8) == [(90, 1), (80, 0.5)]
+
+
+@pytest.mark.parametrize(("finite", "left"), [((True, False), 1), ((False, False), 0)])
+def test_a_subnet_whose_metric_is_no_number_is_left_out(finite, left, monkeypatch, capsys):
+    """The front would be that one alone: nothing is better or worse than nan."""
+    verify = sys.modules["nas.phases.verify"]
+    task = SimpleNamespace(metric=Metric("R2", "", "maximize"))
+    supernet = SimpleNamespace(extract=lambda a, buffers: a)
+    run = SimpleNamespace(experiment=SimpleNamespace(task=task), supernet=supernet)
+    monkeypatch.setattr(verify, "statistics", lambda *_: {})
+    monkeypatch.setattr(
+        verify, "accuracy", lambda a, _, split: Tally(0.5 if a or split == "select" else math.nan, 1, 1)
+    )
+    monkeypatch.setattr(verify, "measure_beside_references", lambda *_: None)
+    monkeypatch.setattr(verify, "_entry", lambda *found: found[2].id)
+    given = [SimpleNamespace(id=f"{i}", architecture=sane) for i, sane in enumerate(finite)]
+    if left:
+        assert verify._verify(run, SimpleNamespace(name="pi4"), given) == ["0"]
+        assert "1 is left out: R2 on test is nan." in capsys.readouterr().out
+    else:
+        with pytest.raises(
+            RunError, match=r"must have a finite metric .* but 0 has none: R2 on test is nan\."
+        ):
+            verify._verify(run, SimpleNamespace(name="pi4"), given)
 
 
 def test_a_metric_of_a_whole_split_has_no_error():

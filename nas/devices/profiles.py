@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from nas.devices.costs import FEATURES
+from nas.devices.device import Device
 from nas.devices.latency import LatencyModel
-from nas.errors import DeviceError
+from nas.errors import DeviceError, NasError, first_line
+from nas.space import Space
 
 QUALITIES = ("held_out", "macs_only", "test_retest")
 
@@ -72,6 +74,30 @@ class Profile:
         last = len(ordered) - 1
         return [ordered[i] for i in sorted({round(k * last / max(n - 1, 1)) for k in range(n)})]
 
+    def require_fit(self, device: Device, space: Space) -> None:
+        """Raises DeviceError where it is of another device than that, or of architectures that the space has
+        not: it may have been edited."""
+        runtime = device.runtime
+        found = {"runtime": self.runtime, "threads": self.threads, "batch": self.batch}
+        wanted = {"runtime": type(runtime).__name__, "threads": runtime.threads, "batch": device.batch}
+        for name, value in wanted.items():
+            if found[name] != value:
+                raise DeviceError(
+                    f"The profile of {device.name} must be of its {name}, {value}, but is of {found[name]}. "
+                    f"Remove it from `devices/` and profile the device again."
+                )
+        for sample in self.samples:
+            try:
+                architecture = space.from_json(sample.architecture)
+                fits = (space.id(architecture), tuple(space.encode(architecture).tolist()))
+            except (NasError, TypeError, ValueError, AttributeError) as error:
+                fits = (first_line(error), ())
+            if fits != (sample.id, sample.genes):
+                raise DeviceError(
+                    f"The profile of {device.name} must hold architectures of the space, but {sample.id} is "
+                    f"none, or has other genes. Remove it from `devices/` and profile the device again."
+                )
+
     def describe(self) -> str:
         """The device in words, for people who read a latency."""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
@@ -109,6 +135,8 @@ class Profile:
         model = LatencyModel.from_json(data["model"])
         if model.names != FEATURES:
             raise DeviceError(f"its latency model must know {FEATURES}, but knows {model.names}")
+        if data["samples"] == []:
+            raise DeviceError("it has no `samples`")
         return cls(
             device=str(data["device"]),
             runtime=str(data["runtime"]),

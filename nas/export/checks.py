@@ -16,7 +16,7 @@ from nas.errors import ExportError, first_line
 from nas.export.formats import Answer, Format
 from nas.layers.quantizers import DynamicRange, QuantizedLinear
 from nas.quantize import INTEGER, in_floats, kernel_of
-from nas.tasks import Batch, Metric, Tally, Task, axis_of_classes
+from nas.tasks import Batch, Metric, Task, axis_of_classes
 
 AGREEMENT = 99.0
 """Percent of inputs to which a file must give the same answer."""
@@ -51,7 +51,19 @@ class Evidence:
         """The axis of an answer of which the highest is compared; None where answers are numbers."""
         shape = tuple(self.answers[0].shape)
         targets = self.batches[0].targets
-        return axis_of_classes(shape, targets if self.task else torch.zeros(len(targets), dtype=torch.long))
+        axis = axis_of_classes(shape, targets if self.task else torch.zeros(len(targets), dtype=torch.long))
+        known = getattr(self.task, "classes", None)
+        return axis if axis is None or known in (None, shape[axis]) else None
+
+    def metric(self, answers: Sequence[Tensor]) -> float:
+        """The task's, of all answers as one batch: it may be no mean over examples."""
+        assert self.task
+        inputs, targets = (
+            torch.cat(parts) for parts in zip(*((b.inputs[0], b.targets) for b in self.batches), strict=True)
+        )
+        return self.task.tallies(torch.cat(list(answers)), Batch((inputs,), targets))[
+            self.task.metric.name
+        ].mean
 
     @classmethod
     def random(cls, module: nn.Module, example: Tensor, count: int = 16) -> Evidence:
@@ -152,7 +164,7 @@ def _problems(of: Format, found: Check, median: bool, metric: Metric | None) -> 
     if found.metric and metric:
         name, ours, theirs = found.metric
         allowed = max(POINTS, one) if metric.unit == "%" else POINTS / 100 * abs(ours)
-        if not abs(ours - theirs) <= allowed + ROUNDING:
+        if not (ours == theirs or abs(ours - theirs) <= allowed + ROUNDING):
             problems.append(f"its {name} is {theirs:.4g} and not {ours:.4g}")
     held, predicted = found.weight_bytes, found.predicted_bytes
     if predicted and held / predicted - 1 > BYTES:
@@ -165,8 +177,7 @@ def _compared(
 ) -> tuple[Check, list[tuple[Tensor, np.ndarray]]]:
     """How the file fared, and what it answers to batches of other sizes."""
     batch = len(evidence.batches[0].inputs[0])
-    differences, same = [], list[Tensor]()
-    ours, theirs = Tally(), Tally()
+    differences, same, answers = list[Tensor](), list[Tensor](), list[Tensor]()
     try:
         answer = of.load(path, module)
         others = _require_free_batch(path, answer, _some(module, evidence.batches))
@@ -177,18 +188,20 @@ def _compared(
                     f"{path.name} must return what the module returns, {tuple(wanted.shape)}: got "
                     f"{tuple(got.shape)}."
                 )
-            differences.append((got.double() - wanted.double()).abs().flatten())
+            answers.append(got)
+            differences.append(apart_of(got.double(), wanted.double()).flatten())
             if (axis := evidence.classes) is not None:
                 same.append((got.argmax(axis) == wanted.argmax(axis)).flatten())
-            if evidence.task:
-                name = evidence.task.metric.name
-                ours += evidence.task.tallies(wanted, given)[name]
-                theirs += evidence.task.tallies(got, given)[name]
+        metric = evidence.task and (
+            evidence.task.metric.name,
+            evidence.metric(evidence.answers),
+            evidence.metric(answers),
+        )
     except ExportError:
         raise
     except Exception as error:  # runtimes raise what they like
         raise ExportError(f"{path.name} must run for batches of {batch}, but: {first_line(error)}") from error
-    largest = max(float(wanted.abs().max()) for wanted in evidence.answers)
+    largest = max(largest_of(wanted) for wanted in evidence.answers)
     held, predicted = of.weight_bytes(path, module), of.predicted_bytes(module)
     overhead = min(max(held - predicted, 0), of.overhead_bytes(module))
     apart = torch.cat(differences) / max(largest, float(np.finfo(np.float32).tiny))
@@ -199,7 +212,7 @@ def _compared(
         float(apart.max()),  # nan carries on
         float(apart.median()),
         100 * float(torch.cat(same).double().mean()) if same else None,
-        (evidence.task.metric.name, ours.mean, theirs.mean) if evidence.task else None,
+        metric,
         sum(_size(path.parent / name) for name in (path.name, *of.beside)),
         held - overhead,
         predicted,
@@ -207,6 +220,16 @@ def _compared(
         overhead,
     )
     return found, others
+
+
+def apart_of(a: Tensor, b: Tensor) -> Tensor:
+    """How far each number is from the other; equal ones not at all, such as logits of -inf."""
+    return torch.where(a == b, 0, (a - b).abs())
+
+
+def largest_of(answers: Tensor) -> float:
+    """Of the numbers that are finite."""
+    return float(answers[answers.isfinite()].abs().max()) if bool(answers.isfinite().any()) else 0.0
 
 
 def _is_of_whole_numbers(kernel: str) -> bool:
@@ -253,10 +276,10 @@ def _require_same_answers(
     module = copy.deepcopy(module).eval()
     for some, answers in found:
         with torch.inference_mode():
-            wanted = module(some).numpy()
-        apart = np.abs(answers - wanted).reshape(len(some), -1)
+            wanted = module(some)
+        apart = apart_of(torch.from_numpy(answers), wanted).flatten(1).numpy()
         worst = np.median(apart, axis=1).max() if median else apart.max()
-        if not worst <= tolerance * np.abs(wanted).max():
+        if not worst <= tolerance * largest_of(wanted):
             raise ExportError(_frozen(path, len(some), "other answers than the module"))
 
 

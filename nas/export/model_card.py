@@ -136,7 +136,7 @@ def card(
         checks,
         shape=shape,
         dtype=dtype,
-        preparation=preparation,
+        preparation=" ".join(preparation.split()),
         experiment=_experiment_code(run),
         **_builder_code(entry["architecture"], run),
     )
@@ -325,4 +325,9 @@ def _training_rows(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Names of users may hold what ends a cell, or a row."""
+    return " ".join(text.split()).replace("|", "\\|")

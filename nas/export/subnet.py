@@ -16,7 +16,7 @@ from torch import nn
 
 from nas.architecture import from_json
 from nas.errors import ExportError, first_line
-from nas.export.checks import Check, Evidence, check
+from nas.export.checks import Check, Evidence, apart_of, check, largest_of
 from nas.export.formats import DEFAULT, Format, Subnet, format_of
 from nas.export.onnx import Run
 from nas.export.packed import load_packed, require_fit
@@ -114,6 +114,8 @@ def load_subnet(
     folder = Path(folder)
     try:
         path = folder / "architecture.json"
+        if not path.is_file():
+            raise FileNotFoundError("there is no file architecture.json")
         if (size := path.stat().st_size) > MOST_BYTES:
             raise ValueError(f"architecture.json has {size:,} bytes, more than {MOST_BYTES:,}")
         architecture = from_json(json.loads(path.read_text("utf-8")), classes)
@@ -133,7 +135,7 @@ def _require_the_same(loaded: nn.Module, module: nn.Module, evidence: Evidence) 
     with torch.inference_mode():
         for batch in evidence.batches:
             wanted, found = module(batch.inputs[0]), loaded(batch.inputs[0])
-            apart = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))
+            apart = float(apart_of(found, wanted).max()) / max(largest_of(wanted), 1e-30)
             if not apart <= SAME:
                 raise ExportError(
                     f"architecture.json and model.safetensors must make the same module again, but what the "
@@ -177,7 +179,7 @@ def _remove(path: Path) -> None:
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

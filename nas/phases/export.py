@@ -52,7 +52,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        match = re.fullmatch(r"\s*([\w. -]+?)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*", text)
+        match = re.fullmatch(r"\s*(.+?)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*", text)
         try:
             if match:
                 return cls(match[1], match[2], float(match[3]))

@@ -288,6 +288,11 @@ def _record(run: Run, piece: Piece, figures: dict[str, Any], shared: Shared) -> 
     module = alone.extract(piece.architecture, buffers=statistics(alone, piece.architecture, task))
     select, test = accuracy(module, task, "select"), accuracy(module, task, "test")
     inherited = subnet_accuracy(run.supernet, piece.architecture, task, "search").mean
+    if not (math.isfinite(select.mean) and math.isfinite(test.mean)):
+        raise RunError(
+            f"The {task.metric.name} of {piece.id} must be finite once trained, but is {select.mean} on "
+            f"select and {test.mean} on test. See what `tallies` of {type(task).__name__} gives of batches."
+        )
     better = float(metadata["score"]) > inherited
     if task.metric.direction == "minimize":
         better = float(metadata["score"]) < inherited

@@ -92,7 +92,9 @@ class Run:
                 f"{self.directory.path} must hold a profile of `{device.name}`, but has none. "
                 f"`nas profile {self.source.name} --device {device.name}` makes it."
             )
-        return Profile.load(path)
+        found = Profile.load(path)
+        found.require_fit(device, self.experiment.space)
+        return found
 
     def evaluator(self, device: Device) -> Evaluator:
         """What a search for `device` runs per candidate."""

@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+import torch
+
+from nas.architecture import architecture_id
 from nas.cluster import train_parallel
 from nas.console import bar, console
+from nas.errors import RunError
 from nas.evaluation import subnet_accuracy
+from nas.experiment import Experiment
+from nas.layers.quantizers import DynamicRange
 from nas.phases.run import Run
+from nas.quantize import DYNAMIC
+from nas.supernet import Supernet
 from nas.tasks import with_error
 from nas.training import Epoch, train
+
+
+def require_parts(supernet: Supernet, experiment: Experiment) -> None:
+    """Raises RunError where dynamic ranges are not those of `quantization.images` inputs each: they are found
+    by the first axis, which is not that of inputs in every module.
+
+    What answers two such parts together otherwise than one after the other is no such module. In double
+    precision, or a number between two steps could go either way.
+    """
+    if (quantization := experiment.quantization).activations != DYNAMIC:
+        return
+    (x,) = next(iter(experiment.task.batches("search"))).inputs
+    x = x[torch.arange(2 * quantization.images) % len(x)]
+    if x.is_floating_point():
+        x = torch.cat([x[: quantization.images], 3 * x[quantization.images :]])  # another range
+    for architecture in supernet.cover:
+        module = supernet.extract(architecture)
+        if not any(isinstance(m, DynamicRange) for m in module.modules()):
+            continue
+        with torch.inference_mode():
+            try:
+                double = x.double() if x.is_floating_point() else x
+                module.double()
+                together, apart = module(double), torch.cat([module(part) for part in double.chunk(2)])
+            except RuntimeError:  # those that make floats of their own on the way
+                continue
+        if not torch.allclose(together, apart, rtol=0, atol=1e-6 * float(apart.abs().max())):
+            raise RunError(
+                f"`quantization.activations=dynamic` must have modules whose linear layers get the batch as "
+                f"first axis, but architecture {architecture_id(architecture)} answers {len(x)} inputs "
+                f"otherwise than each {quantization.images} of them. Make them so (`batch_first=True` in "
+                f"PyTorch's own), or take `calibrated`."
+            )
 
 
 def train_supernet(run: Run) -> None:
@@ -17,6 +58,7 @@ def train_supernet(run: Run) -> None:
         console.print("Supernet: trained already.")
         return
     supernet = run.untrained
+    require_parts(supernet, experiment)
     count = sum(p.numel() for p in supernet.parameters())
     console.print(f"Supernet: {count:,} weights for {experiment.space.size:,} architectures.")
     recipe, metric = experiment.training, experiment.task.metric

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from nas.objectives import Objective, as_costs
 from nas.pareto import crowding_distance, nondominated
 from nas.phases.run import Run
 from nas.phases.search import search_name
-from nas.tasks import Tally, with_error
+from nas.tasks import Metric, Tally, with_error
 from nas.trial import Trial
 
 REFERENCES = 8  # profiled subnets that are timed again beside the finalists, to anchor milliseconds
@@ -104,19 +105,39 @@ def recommended(front: Sequence[Entry], metric: str, latency: str, direction: st
 
 def _verify(run: Run, device: Device, trials: Sequence[Trial]) -> list[Entry]:
     task, supernet = run.experiment.task, run.supernet
-    modules, tallies = [], []
+    modules, tallies, sound, faults = [], [], list[Trial](), list[str]()
     with bar(f"Verify for {device.name}", len(trials)) as progress:
         for trial in trials:
             buffers = statistics(supernet, trial.architecture, task)
             module = supernet.extract(trial.architecture, buffers=buffers)
-            tallies.append((accuracy(module, task, "select"), accuracy(module, task, "test")))
-            modules.append(module)
+            select, test = accuracy(module, task, "select"), accuracy(module, task, "test")
             progress.advance()
+            if fault := _not_finite(task.metric, select, test):
+                console.print(f"{trial.id} is left out: {fault}.")
+                faults.append(fault)
+                continue
+            tallies.append((select, test))
+            modules.append(module)
+            sound.append(trial)
+    if not sound:
+        raise RunError(
+            f"A subnet must have a finite metric to be verified, but {trials[0].id} has none: {faults[0]}. "
+            f"See what `tallies` of {type(task).__name__} gives of the batches of that split, such as a last "
+            f"one of a single example."
+        )
     measured = measure_beside_references(run, device, modules)
     return [
         _entry(run, device, trial, module, *tally, measured, i)
-        for i, (trial, module, tally) in enumerate(zip(trials, modules, tallies, strict=True))
+        for i, (trial, module, tally) in enumerate(zip(sound, modules, tallies, strict=True))
     ]
+
+
+def _not_finite(metric: Metric, select: Tally, test: Tally) -> str | None:
+    """What of a subnet says nothing."""
+    for split, tally in (("select", select), ("test", test)):
+        if not math.isfinite(tally.mean):
+            return f"{metric.name} on {split} is {tally.mean}"
+    return None
 
 
 def measure_beside_references(

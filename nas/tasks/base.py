@@ -26,18 +26,28 @@ def classified(batch: Batch) -> bool:
 
 
 def axis_of_classes(answer: tuple[int, ...], targets: Tensor) -> int | None:
-    """Where the logits of an answer of that shape are: on the axis that targets lack, whatever the size of
-    either's batch. None where targets or answers are numbers: one for each of several labels, or one logit
-    alone.
+    """Where the logits of an answer of that shape are: on the axis that targets lack, or of which they have
+    one, whatever the size of either's batch. None where targets or answers are numbers: one for each of
+    several labels, one logit alone, or whatever else fits no classes.
 
     By the shapes of both; where these leave it open, the last of tokens (B, T, classes), the second of maps
     (B, classes, H, W), which may be smaller than their targets."""
     wanted = tuple(targets.shape[1:])
     if targets.is_floating_point() or len(answer) < 2 or answer[1:] == wanted:
         return None
+    if len(wanted) == len(answer) - 1:  # masks (B, 1, H, W) and the like
+        one = next((i for i in (0, -1) if wanted[i] == 1), None)
+        if one is None:
+            return None
+        wanted = wanted[1:] if one == 0 else wanted[:-1]
+    maps = len(answer) > 3
     last, second = answer[1:-1] == wanted, answer[2:] == wanted
-    maps = len(answer) > 3 and len(wanted) == len(answer) - 2
-    axis = 1 if (second and not last) or (maps and (second or not last)) else -1
+    if not wanted or (maps and len(wanted) == len(answer) - 2 and not last):
+        axis = 1 if maps else -1  # one class of all places, or smaller maps
+    elif last or second:
+        axis = 1 if second and (maps or not last) else -1
+    else:
+        return None
     return None if answer[axis] == 1 else axis
 
 
@@ -89,11 +99,12 @@ class Tally:
 
     @property
     def std_error(self) -> float | None:
-        """Standard error of the mean over examples; None of a single value, such as one for a whole split."""
+        """Standard error of the mean over examples; None of a single value, such as one for a whole split, or
+        of values that are not finite."""
         if self.n < 2:
             return None
-        variance = max(0.0, self.squares / self.n - self.mean**2) * self.n / (self.n - 1)
-        return math.sqrt(variance / self.n)
+        variance = (self.squares / self.n - self.mean**2) * self.n / (self.n - 1)
+        return math.sqrt(max(0.0, variance) / self.n) if math.isfinite(variance) else None
 
 
 class Task(Protocol):

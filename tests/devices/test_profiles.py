@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nas.devices import LatencyModel, Profile, Sample
+from nas.devices import Device, LatencyModel, OnnxRuntime, Profile, Sample
 from nas.devices.costs import FEATURES
 from nas.errors import DeviceError
+from nas.space import Space, oneof
 
 
 def made(n: int = 9) -> Profile:
@@ -86,6 +88,7 @@ def having(value: Any, *keys: Any) -> Any:
         (having("fast", "samples", 2, "latency_ms"), "fast"),
         (having(0, "samples", 2, "latency_ms"), "must be positive"),
         (having(None, "samples"), "NoneType"),
+        (having([], "samples"), "it has no `samples`"),
         (having("high", "quality", "held_out", "mape"), "number"),
     ],
 )
@@ -99,6 +102,39 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: Any, says: str) -> No
         Profile.load(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Net:
+    width: int
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"batch": 7}, "must be of its batch, 1, but is of 7"),
+        ({"threads": 2}, "must be of its threads, 1, but is of 2"),
+        ({"runtime": "TorchEager"}, "must be of its runtime, OnnxRuntime, but is of TorchEager"),
+        ({"architecture": 5}, "must hold architectures of the space, but .* is none"),
+        ({"architecture": {"type": "Net", "width": "ab"}}, "must hold architectures of the space"),
+        ({"architecture": {"type": "Net", "width": 16}}, "must hold architectures of the space"),
+        ({"genes": (1,)}, "must hold architectures of the space"),
+        ({"id": "0123456789ab"}, "must hold architectures of the space, but 0123456789ab is none"),
+    ],
+)
+def test_a_profile_is_of_a_device_and_a_space(changes: dict[str, Any], message: str | None) -> None:
+    space = Space(Net(oneof(8, 16)))
+    own = Sample(space.id(Net(8)), {"type": "Net", "width": 8}, (0,), 1.0, 0.1, False, 1.1)
+    of_sample = {k: v for k, v in changes.items() if k in ("architecture", "genes", "id")}
+    of_profile = {k: v for k, v in changes.items() if k not in of_sample}
+    profile = replace(made(), **(of_profile | {"samples": (own, replace(own, **of_sample))}))
+    device = Device("pi4", OnnxRuntime())
+    if message is None:
+        profile.require_fit(device, space)
+    else:
+        with pytest.raises(DeviceError, match=f"The profile of pi4 {message}"):
+            profile.require_fit(device, space)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"device": "pi4"', "\udcff"])

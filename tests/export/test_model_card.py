@@ -101,6 +101,15 @@ def test_a_metric_of_a_whole_split_has_no_error() -> None:
     assert "| accuracy on *test* | 0.49 % | one value of the whole split, which has no" in text
 
 
+def test_what_users_write_ends_neither_cells_nor_comments() -> None:
+    entry = copy.deepcopy(ENTRY)
+    entry["objectives"]["MAE | abs"] = entry["objectives"].pop("accuracy")
+    entry["test"]["MAE | abs"] = entry["test"].pop("accuracy")
+    text = made(entry, preparation="divided\nby 255")
+    assert r"| MAE \| abs on *test* | 97.25 |" in text
+    assert "# inputs: divided by 255\n" in text
+
+
 def test_numbers_are_the_same_answer_to_nothing() -> None:
     found = replace(CHECK, agreement=None, metric=("rmse", 0.00125, 0.00126))
     assert f"{FORMATS['onnx'].about} |  | 0.00126 (0.00125) |" in made(checks=[found])
@@ -239,4 +248,6 @@ def test_all_that_has_few_bits_is_listed() -> None:
 
 def test_a_condition_may_be_on_a_metric_of_two_words():
     assert Condition.parse(" mean error <= 0.8") == Condition("mean error", "<=", 0.8)
+    for name in ("mAP@50", "F1 (macro)", "acc/top1", "MAE | abs"):
+        assert Condition.parse(f"{name}>=1e-2") == Condition(name, ">=", 0.01)
     assert Condition.parse("latency_ms.pi4<5") == Condition("latency_ms.pi4", "<", 5.0)

@@ -129,6 +129,101 @@ def test_what_killed_exports_left_goes(tmp_path: Path) -> None:
     assert names(tmp_path) == [".abc.1", ".other.5", "abc"]
 
 
+def test_what_is_no_process_of_ours_stays(tmp_path: Path) -> None:
+    (tmp_path / ".abc.99999999999999999999").mkdir()
+    exported(tmp_path / "abc")
+    assert names(tmp_path) == ["abc"]
+
+
+def test_an_architecture_that_is_no_file_is_not_read(tmp_path: Path) -> None:
+    """But a source of numbers without end."""
+    folder = exported(tmp_path / "abc", formats=("safetensors",))
+    (folder / "architecture.json").unlink()
+    (folder / "architecture.json").symlink_to("/dev/zero")
+    with pytest.raises(ExportError, match=r"there is no file architecture\.json"):
+        load_subnet(folder, lambda _: nn.Linear(1, 1), {"Net": Net})
+
+
+@dataclass(frozen=True)
+class Told:
+    """A task whose targets are of a kind."""
+
+    kind: torch.dtype
+    metric: Metric = Metric("error", "", "minimize")
+
+    def tallies(self, outputs, batch):
+        return {"error": Tally.of(outputs.flatten(1).sum(1))}
+
+
+def evidence_of(module, targets, kind):
+    """Sixteen batches of two."""
+    batches = [
+        Batch(
+            (torch.rand(2, 4, generator=torch.Generator().manual_seed(i)),), torch.zeros(targets, dtype=kind)
+        )
+        for i in range(16)
+    ]
+    with torch.inference_mode():
+        return Evidence(batches, [module(b.inputs[0]) for b in batches], Told(kind))
+
+
+class Masked(nn.Module):
+    """Rules out a class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x).masked_fill(torch.tensor([False, True, False]), -math.inf)
+
+
+def test_answers_may_be_infinite(tmp_path: Path) -> None:
+    module = Masked().eval()
+    subnet = Subnet(module, ARCHITECTURE, torch.rand(2, 4), lambda _: Masked(), {"Net": Net})
+    evidence = evidence_of(module, (2,), torch.long)
+    found = export_subnet(
+        subnet, tmp_path / "a", formats=["safetensors", "onnx", "pt2"], cards=card, evidence=evidence
+    )
+    assert all(of.largest < 1e-6 and of.agreement == 100 for of in found)
+    other = [a.masked_fill(a.isinf(), 0.0) for a in evidence.answers]
+    with pytest.raises(ExportError, match="difference is inf of the largest output"):
+        export_subnet(
+            subnet, tmp_path / "a", formats=["onnx"], cards=card, evidence=replace(evidence, answers=other)
+        )
+
+
+@dataclass(frozen=True)
+class Determination(Told):
+    """A metric of all targets together, of which one alone has none."""
+
+    def tallies(self, outputs, batch):
+        spread = (batch.targets - batch.targets.mean()).square().sum()
+        return {"error": Tally.of((1 - (outputs[:, 0] - batch.targets).square().sum() / spread)[None])}
+
+
+def test_a_metric_is_that_of_all_inputs(tmp_path: Path) -> None:
+    module = nn.Linear(4, 1).eval()
+    x = torch.rand(16, 1, 4, generator=torch.Generator().manual_seed(0))
+    batches = [Batch((one,), one.sum(1)) for one in x]
+    with torch.inference_mode():
+        answers = [module(b.inputs[0]) for b in batches]
+        whole = Determination(torch.float32).tallies(torch.cat(answers), Batch((x[:, 0],), x.sum((1, 2))))
+    evidence = Evidence(batches, answers, Determination(torch.float32))
+    subnet = Subnet(module, ARCHITECTURE, torch.rand(2, 4))
+    (found,) = export_subnet(subnet, tmp_path / "a", formats=["onnx"], cards=card, evidence=evidence)
+    assert found.batch == 1
+    assert found.metric == ("error", pytest.approx(whole["error"].mean), pytest.approx(whole["error"].mean))
+
+
+def test_classes_are_as_many_as_the_task_says() -> None:
+    """Embeddings look like logits."""
+    evidence = evidence_of(nn.Linear(4, 3), (2,), torch.long)
+    assert evidence.classes == -1
+    object.__setattr__(evidence.task, "classes", 5)
+    assert evidence.classes is None
+
+
 def test_what_a_killed_export_set_aside_comes_back(tmp_path: Path) -> None:
     before = names(exported(tmp_path / "abc", formats=("safetensors",)))
     (tmp_path / "abc").rename(tmp_path / f".abc.{2**22 + 1}.old")
@@ -381,29 +476,6 @@ def test_all_inputs_are_held_against_what_is_loaded_again(tmp_path):
     subnet = replace(subnet, build=lambda _: ShiftedWhereNegative(2.0))
     with pytest.raises(ExportError, match="must make the same module again, but what the builder makes"):
         export_subnet(subnet, tmp_path / "abc", formats=["safetensors"], cards=card, evidence=evidence)
-
-
-@dataclass(frozen=True)
-class Told:
-    """A task whose targets are of a kind."""
-
-    kind: torch.dtype
-    metric: Metric = Metric("error", "", "minimize")
-
-    def tallies(self, outputs, batch):
-        return {"error": Tally.of(outputs.flatten(1).sum(1))}
-
-
-def evidence_of(module, targets, kind):
-    """Sixteen batches of two."""
-    batches = [
-        Batch(
-            (torch.rand(2, 4, generator=torch.Generator().manual_seed(i)),), torch.zeros(targets, dtype=kind)
-        )
-        for i in range(16)
-    ]
-    with torch.inference_mode():
-        return Evidence(batches, [module(b.inputs[0]) for b in batches], Told(kind))
 
 
 @pytest.mark.parametrize(
