@@ -192,11 +192,10 @@ def _compared(
             differences.append(apart_of(got.double(), wanted.double()).flatten())
             if (axis := evidence.classes) is not None:
                 same.append((got.argmax(axis) == wanted.argmax(axis)).flatten())
-        metric = evidence.task and (
-            evidence.task.metric.name,
-            evidence.metric(evidence.answers),
-            evidence.metric(answers),
-        )
+        metric = None
+        if evidence.task:
+            ours, theirs = evidence.metric(evidence.answers), evidence.metric(answers)
+            metric = (evidence.task.metric.name, ours, theirs)
     except ExportError:
         raise
     except Exception as error:  # runtimes raise what they like
