@@ -186,11 +186,10 @@ def test_answers_may_be_infinite(tmp_path: Path) -> None:
         subnet, tmp_path / "a", formats=["safetensors", "onnx", "pt2"], cards=card, evidence=evidence
     )
     assert all(of.largest < 1e-6 and of.agreement == 100 for of in found)
-    other = [a.masked_fill(a.isinf(), 0.0) for a in evidence.answers]
-    with pytest.raises(ExportError, match="difference is inf of the largest output"):
-        export_subnet(
-            subnet, tmp_path / "a", formats=["onnx"], cards=card, evidence=replace(evidence, answers=other)
-        )
+    for change, message in ((lambda a: a.masked_fill(a.isinf(), 0.0), "inf"), (lambda a: a + 0.5, r"0\.\d+")):
+        other = replace(evidence, answers=[change(a) for a in evidence.answers])
+        with pytest.raises(ExportError, match=f"difference is {message} of the largest output"):
+            export_subnet(subnet, tmp_path / "a", formats=["onnx"], cards=card, evidence=other)
 
 
 @dataclass(frozen=True)
@@ -303,6 +302,11 @@ def test_what_is_no_percentage_may_differ_by_a_share_of_it(ours, theirs, fits):
     of, rmse = FORMATS["onnx"], Metric("rmse", "K", "minimize")
     found = Check("onnx", 1000, 1, 0, 0, 100, ("rmse", ours, theirs), 1, 0, 0)
     assert _problems(of, found, False, rmse) == ([] if fits else ["its rmse is 0.06 and not 0.05"])
+
+
+def test_metrics_that_are_both_infinite_are_the_same():
+    found = Check("onnx", 1000, 1, 0, 0, None, ("R2", -math.inf, -math.inf), 1, 0, 0)
+    assert _problems(FORMATS["onnx"], found, False, Metric("R2", "", "maximize")) == []
 
 
 def test_a_metric_may_differ_by_one_input(tmp_path: Path) -> None:
