@@ -15,11 +15,12 @@ from torch import nn
 from training.small import made_up_task
 
 from nas.cli import _load
+from nas.devices import Profile
 from nas.errors import RunError
 from nas.experiment import Experiment, Source, check_settings, load_experiment, same_teacher, settings_of
 from nas.phases import remembered, reopened
 from nas.phases.assess import recipe_id
-from nas.phases.run import _changes, _identity
+from nas.phases.run import Run, _changes, _identity
 from nas.rundir import RunDirectory
 from nas.settings import differences
 from nas.space import Space, oneof
@@ -99,6 +100,19 @@ def test_a_training_alone_reads_what_its_space_reads(experiment):
         assert found.classes.keys() == space.classes.keys() == {"Parts", "Relu", "Gelu"}
         assert found.size == 1
     assert alone.fingerprint == Space(Parts(Relu(8))).fingerprint
+
+
+def test_a_profile_is_held_against_device_and_space(experiment, tmp_path, monkeypatch):
+    """It may have been edited since."""
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices" / "torch.json").touch()
+    met = []
+    profile = SimpleNamespace(require_fit=lambda *of: met.append(of))
+    monkeypatch.setattr(Profile, "load", lambda path: profile)
+    device = experiment.device("torch")
+    run = Run(experiment, Source("digits", {}, None, None), RunDirectory(tmp_path), None)
+    assert run.profile(device) is profile
+    assert met == [(device, experiment.space)]
 
 
 def test_another_export_in_the_teachers_folder_is_another_setting(experiment, tmp_path):
