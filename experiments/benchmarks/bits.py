@@ -616,11 +616,15 @@ def draw(pieces: Pieces) -> None:
     for colour, arm in enumerate(ARMS):
         found = [pieces[arm, n, s] for n, s in _RUNS]
         accuracies = np.concatenate([p.accuracies("front") for p in found])
-        for axis, cost in zip(axes, ("ms", "size_bytes"), strict=True):
-            x = np.concatenate([p.figures[cost] for p in found])
+        for axis, (cost, unit) in zip(axes, (("ms", 1), ("size_bytes", 1e6)), strict=True):
+            x = np.concatenate([p.figures[cost] for p in found]) / unit
             axis.plot(x, accuracies, f"C{colour}.", ms=3, alpha=0.6, label=arm)
-    for axis, name in zip(axes, ("latency, ms", "bytes of weights"), strict=True):
+    for axis, name in zip(axes, ("latency, ms", "weights, MB"), strict=True):
         axis.set(xlabel=name, xscale="log")
+        low, high = axis.get_xlim()
+        ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5) if low < t < high]
+        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axis.minorticks_off()
     axes[0].set(ylabel="accuracy on select, %")
     axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(FOLDER / "bits.png", dpi=150)

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import cifar10_small
 from experiments.benchmarks import (
+    bits,
     hand_scaled,
     learning_rates,
     nested_bits,
@@ -20,6 +21,7 @@ from experiments.benchmarks import (
 from experiments.benchmarks.results import FOLDER
 
 BENCHMARKS = {
+    "bits": (bits, bits.PAGE),
     "nested_bits": (nested_bits, nested_bits.PAGE),
     "learning_rates": (learning_rates, strategies.PAGE),
     "tuned": (tuned, tuned.PAGE),
