@@ -377,7 +377,7 @@ def test_an_export_teaches(task, supernet, tmp_path, monkeypatch):
     (folder / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(ExportError, match=r"must be an export with architecture\.json .* cannot be loaded"):
         gradients(str(folder), "c")
-    with pytest.raises(ExportError, match=r"cannot be loaded: .*No such file"):
+    with pytest.raises(ExportError, match=r"cannot be loaded: there is no file"):
         gradients(tmp_path / "nowhere", "d")
 
 
