@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -89,7 +90,7 @@ def fault_in_entry(entry: Any) -> str | None:
         if values.get("measured") is None:
             return f"`{name}` of {entry['id']} was not measured"
     for name, value in {**entry["test"], "drift": entry.get("drift")}.items():
-        if not all(map(_is_number, value if isinstance(value, list) else [value])):
+        if name != "interval" and not _is_number(value):
             return f"`{name}` of {entry['id']} is {value!r}"
     return _fault_in_figures(entry)
 
@@ -118,6 +119,8 @@ def _fault_in_figures(entry: Mapping[str, Any]) -> str | None:
     for name, value in named.items():
         if value is None:
             return f"`{name}` of {entry['id']} is missing"
+        if value <= 0 and (name.partition(" ")[0] in ("drift", "n") or name == "measured of latency"):
+            return f"`{name}` of {entry['id']} is {value!r} and not above 0"
     trained = entry.get("trained", {})
     if not isinstance(trained, Mapping) or not all(map(_is_training, trained.values())):
         return f"`trained` of {entry['id']} is {trained!r}"
@@ -133,4 +136,6 @@ def _is_training(record: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    """A finite one, or none yet."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is None or (number and math.isfinite(value))

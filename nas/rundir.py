@@ -36,7 +36,8 @@ class RunDirectory:
     @property
     def started(self) -> bool:
         """Whether there is work in it that could be lost."""
-        return any(p.exists() for p in (self.supernet, self.trials, self.front))
+        trained = self.supernet.is_dir() and any(p.is_file() for p in self.supernet.rglob("*"))
+        return trained or self.trials.exists() or self.front.exists()
 
     def read(self) -> dict[str, Any]:
         """experiment.json, of which all that the package looks at is of its kind, or absent.

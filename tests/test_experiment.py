@@ -102,6 +102,16 @@ def test_a_training_alone_reads_what_its_space_reads(experiment):
     assert alone.fingerprint == Space(Parts(Relu(8))).fingerprint
 
 
+def test_what_left_nothing_behind_was_not_begun(tmp_path):
+    """Such as a training that was refused at its first step."""
+    directory = RunDirectory(tmp_path)
+    (directory.supernet / "checkpoints").mkdir(parents=True)
+    assert not directory.started
+    (directory.supernet / "checkpoints" / "step-000000001.safetensors").touch()
+    assert directory.started
+    assert RunDirectory(tmp_path / "other").started is False
+
+
 def test_a_profile_is_held_against_device_and_space(experiment, tmp_path, monkeypatch):
     """It may have been edited since."""
     (tmp_path / "devices").mkdir()
@@ -191,6 +201,7 @@ def runs(tmp_path):
     """Of which `digits` was begun with a sandwich of one random subnet."""
     directory = tmp_path / "digits"
     (directory / "supernet").mkdir(parents=True)
+    (directory / "supernet" / "history.jsonl").touch()
     given = {"training.subnets": "nas.training.Sandwich", "training.subnets.random": "1", "seed": "7"}
     (directory / "experiment.json").write_text(json.dumps({"source": {"set": given}}))
     return tmp_path

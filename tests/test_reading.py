@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,12 @@ def changed(front, **values):
     return [front[0] | values, *front[1:]]
 
 
+def having(value, figure, entry, start="accuracy"):
+    """The objectives of an entry, of which one has another figure."""
+    (name,) = (name for name in entry["objectives"] if name.startswith(start))
+    return entry["objectives"] | {name: entry["objectives"][name] | {figure: value}}
+
+
 def without(figure, entry, start="accuracy"):
     """The objectives of an entry, of which one lacks a figure."""
     (name,) = (name for name in entry["objectives"] if name.startswith(start))
@@ -172,6 +179,19 @@ def without(figure, entry, start="accuracy"):
         (lambda front: [[1], *front], r"an entry is \[1\]"),
         (lambda front: changed(front, id="../x"), "is '../x' and not 12 hex digits"),
         (lambda front: changed(front, objectives={}), "`objectives` of .* is {}"),
+        (lambda front: changed(front, drift=[]), r"`drift` of .* is \[\]"),
+        (lambda front: changed(front, drift=0), "`drift` of .* is 0 and not above 0"),
+        (lambda front: changed(front, test=front[0]["test"] | {"accuracy": []}), r"`accuracy` of .* is \[\]"),
+        (lambda front: changed(front, test=front[0]["test"] | {"n": math.inf}), "`n` of .* is inf"),
+        (lambda front: changed(front, test=front[0]["test"] | {"n": -1}), "`n` of .* is -1 and not above 0"),
+        (
+            lambda front: changed(front, objectives=having(math.nan, "measured", front[0])),
+            "`accuracy` of .* 'measured': nan",
+        ),
+        (
+            lambda front: changed(front, objectives=having(-1.0, "measured", front[0], "latency_ms")),
+            "`measured of latency` of .* is -1.0 and not above 0",
+        ),
         (
             lambda front: changed(front, objectives={"accuracy": {"predicted": 3}}),
             "`accuracy` .* not meas",
@@ -209,7 +229,7 @@ def without(figure, entry, start="accuracy"):
             "`trained` of .* is {",
         ),
     ],
-    ids=range(22),
+    ids=range(29),
 )
 def test_a_front_that_is_none_is_told(run_dir: Path, damage, message: str) -> None:
     path = run_dir / "front.json"

@@ -328,11 +328,13 @@ def test_a_model_is_registered_and_loaded_by_its_alias(start: Callable[..., Trac
         save_mlflow(file, torch.rand(2, width), folder)
         folders.append(folder)
     tracker = start()
-    uris = [tracker.register(folder, "digits", "pi4", {"n": folder.parent.parent.name}) for folder in folders]
+    tags = [{"n": folder.parent.parent.name, "R² (val) @1|x<y>": "0.5"} for folder in folders]
+    uris = [tracker.register(*pair) for pair in zip(folders, ["digits"] * 2, ["pi4"] * 2, tags, strict=True)]
     assert uris == ["models:/digits@pi4"] * 2
     client = MlflowClient(tracker.uri)
     version = client.get_model_version_by_alias("digits", "pi4")
-    assert (version.version, version.tags, version.run_id) == (2, {"n": "1"}, tracker.run_id)
+    legal = {"n": "1", "R_ _val_ _1_x_y_": "0.5"}  # of names as of metrics
+    assert (version.version, version.tags, version.run_id) == (2, legal, tracker.run_id)
     mlflow.set_tracking_uri(tracker.uri)
     model = load_mlflow(uris[1])
     x = torch.rand(4, 5)

@@ -46,9 +46,28 @@ class Task:
 WHOLE = Bits(8, 8)
 
 
-def checked(first: bool, quantization: Quantization, bits: Bits = WHOLE) -> None:
+class Table(nn.Module):
+    """Adds what a layer makes of a table of five rows, which are no inputs."""
+
+    def __init__(self, architecture: Encoder) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(5, 8, generator=torch.Generator().manual_seed(0)))
+        self.linear, self.head = nn.Linear(8, architecture.units), nn.Linear(architecture.units, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.linear(x.mean(1)) + self.linear(self.table).sum(0))
+
+
+def test_rows_that_are_no_inputs_are_found_by_the_batch_of_the_task():
+    """Two inputs do not show it: five rows are no multiple of them."""
+    dynamic = Quantization("dynamic", 1)
+    with pytest.raises(RunError, match="answers 5 inputs otherwise than each 1 of them"):
+        checked(True, dynamic, build=Table)
+
+
+def checked(first: bool, quantization: Quantization, bits: Bits = WHOLE, build=Tokens) -> None:
     supernet = Supernet(
-        Tokens,
+        build,
         Space(Encoder(oneof(8, 16), first)),
         bits=lambda architecture, name: bits if "linear" in name else Bits(),
         quantization=quantization,

@@ -95,7 +95,8 @@ def tune(
         database = optuna.storages.RDBStorage(f"sqlite:///{storage}")
         done = _finished(database, longest, optuna)
         left, failures = samples - len(done), list[str]()
-        untried = all(tried.settings != first for tried in done)  # a killed call may have left it so
+        ended = _ended(database, optuna)
+        untried = first not in ended  # a killed call may have left it so
         if left > 0:
             reference = ray.put(shared)
             search = OptunaSearch(
@@ -105,7 +106,7 @@ def tune(
                 points_to_evaluate=[first] if first is not None and untried else None,
                 study_name=STUDY,
                 storage=database,
-                sampler=optuna.samplers.TPESampler(seed=seed + len(done)),
+                sampler=optuna.samplers.TPESampler(seed=seed + len(ended)),
             )
 
             def trainable(config: Settings) -> None:
@@ -113,7 +114,7 @@ def tune(
 
             told = {tried.number for tried in done}
 
-            def ended(config: Settings, figures: dict[str, Any]) -> None:
+            def on_end(config: Settings, figures: dict[str, Any]) -> None:
                 number = _number_of(config, told, database, optuna)
                 told.add(number)
                 on_trial(Tried(number, config, float(figures[SCORE]), int(figures[TIME]), figures[SECONDS]))
@@ -135,7 +136,7 @@ def tune(
                         reuse_actors=True,  # a process that has imported PyTorch is worth seconds
                     ),
                     run_config=ray_tune.RunConfig(
-                        name="tune", storage_path=folder, verbose=0, callbacks=[_follower(ended)]
+                        name="tune", storage_path=folder, verbose=0, callbacks=[_follower(on_end)]
                     ),
                 )
                 results = _fit(tuner, workers)
@@ -262,6 +263,15 @@ def _finished(database: Any, longest: int, optuna: Any) -> list[Tried]:
         Tried(t.number, dict(t.params), float(t.value), times[len(t.intermediate_values)])
         for t in study.get_trials(states=(complete,))
     ]
+
+
+def _ended(database: Any, optuna: Any) -> list[Settings]:
+    """All configurations of the storage that ended, well or not: who draws as many again must draw others."""
+    if STUDY not in optuna.get_all_study_names(database):
+        return []
+    state = optuna.trial.TrialState
+    study = optuna.load_study(study_name=STUDY, storage=database)
+    return [dict(t.params) for t in study.get_trials(states=(state.COMPLETE, state.FAIL))]
 
 
 def _number_of(settings: Settings, told: set[int], database: Any, optuna: Any) -> int:

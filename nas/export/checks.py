@@ -21,7 +21,8 @@ from nas.tasks import Batch, Metric, Task, axis_of_classes
 AGREEMENT = 99.0
 """Percent of inputs to which a file must give the same answer."""
 POINTS = 0.3
-"""By which the metric of a file may differ: points where it is in percent, else percent of its value."""
+"""By which the metric of a file may differ: points where it is in percent, hundredths of them where it is one
+of those that are 1 at best; else percent of its value."""
 MEDIAN = 5e-3
 """Median difference, relative to the largest output, of a file whose layers round their inputs: one that lies
 between two numbers may fall to either side, so the largest difference says nothing."""
@@ -163,7 +164,11 @@ def _problems(of: Format, found: Check, median: bool, metric: Metric | None) -> 
         problems.append(f"it gives the same answer to {found.agreement:.2f} %, below {AGREEMENT:g} %")
     if found.metric and metric:
         name, ours, theirs = found.metric
-        allowed = max(POINTS, one) if metric.unit == "%" else POINTS / 100 * abs(ours)
+        allowed = POINTS / 100 * abs(ours)
+        if metric.unit == "%":
+            allowed = max(POINTS, one)
+        elif not metric.unit and metric.direction == "maximize" and abs(ours) <= 1:  # a share, R², a mean IoU
+            allowed = max(POINTS, one) / 100
         if not (ours == theirs or abs(ours - theirs) <= allowed + ROUNDING):
             problems.append(f"its {name} is {theirs:.4g} and not {ours:.4g}")
     held, predicted = found.weight_bytes, found.predicted_bytes

@@ -52,7 +52,7 @@ def fold_affines(graph: onnx.GraphProto, channels: Mapping[str, int]) -> int:
     folded = 0
     for multiply, add in list(_affines(graph, constants)):
         (x, scale), (_, shift) = _split(multiply, constants), _split(add, constants)
-        if add.output[0] in outputs or channels.get(x, scale.dims[0]) != scale.dims[0]:  # one for all
+        if add.output[0] in outputs or channels.get(x) != scale.dims[0]:  # one for all
             continue
         reading, readers = _readers(graph, add.output[0])
         products = [_weights_of(node, of, graph, constants) for node, of in readers]

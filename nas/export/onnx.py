@@ -105,10 +105,8 @@ def _slim(path: Path) -> None:
 
 def _channels(model: onnx.ModelProto) -> dict[str, int]:
     """Sizes of last axes by name, as far as they are known."""
-    shapes = {
-        v.name: v.type.tensor_type.shape.dim
-        for v in onnx.shape_inference.infer_shapes(model).graph.value_info
-    }
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {v.name: v.type.tensor_type.shape.dim for v in (*graph.input, *graph.value_info)}
     return {
         name: dims[-1].dim_value for name, dims in shapes.items() if dims and dims[-1].HasField("dim_value")
     }

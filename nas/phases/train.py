@@ -27,28 +27,28 @@ def require_parts(supernet: Supernet, experiment: Experiment) -> None:
     """
     if (quantization := experiment.quantization).activations != DYNAMIC:
         return
-    (x,) = next(iter(experiment.task.batches("search"))).inputs
-    x = x[torch.arange(2 * quantization.images) % len(x)]
-    if x.is_floating_point():
-        x = torch.cat([x[: quantization.images], 3 * x[quantization.images :]])  # another range
+    (given,) = next(iter(experiment.task.batches("search"))).inputs
     for architecture in supernet.cover:
         module = supernet.extract(architecture)
         if not any(isinstance(m, DynamicRange) for m in module.modules()):
             continue
-        with torch.inference_mode():
-            try:
-                double = x.double() if x.is_floating_point() else x
-                module.double()
-                together, apart = module(double), torch.cat([module(part) for part in double.chunk(2)])
-            except RuntimeError:  # those that make floats of their own on the way
-                continue
-        if not torch.allclose(together, apart, rtol=0, atol=1e-6 * float(apart.abs().max())):
-            raise RunError(
-                f"`quantization.activations=dynamic` must have modules whose linear layers get the batch as "
-                f"first axis, but architecture {architecture_id(architecture)} answers {len(x)} inputs "
-                f"otherwise than each {quantization.images} of them. Make them so (`batch_first=True` in "
-                f"PyTorch's own), or take `calibrated`."
-            )
+        for count in {2 * quantization.images, max(len(given), 2 * quantization.images)}:
+            x = given[torch.arange(count) % len(given)]
+            if x.is_floating_point():
+                x = torch.cat([x[: count // 2], 3 * x[count // 2 :]]).double()  # of two ranges
+            with torch.inference_mode():
+                try:
+                    together = module.double()(x)
+                    apart = torch.cat([module(part) for part in x.split(quantization.images)])
+                except RuntimeError:  # those that make floats of their own on the way
+                    continue
+            if not torch.allclose(together, apart, rtol=0, atol=1e-6 * float(apart.abs().max())):
+                raise RunError(
+                    f"`quantization.activations=dynamic` must have modules whose linear layers get the batch "
+                    f"as first axis, but architecture {architecture_id(architecture)} answers {count} inputs "
+                    f"otherwise than each {quantization.images} of them. Make them so (`batch_first=True` in "
+                    f"PyTorch's own), or take `calibrated`."
+                )
 
 
 def train_supernet(run: Run) -> None:

@@ -166,6 +166,7 @@ class Tracker:
             TrackingError: MLflow does not take it.
         """
         place, alias = f"models/{folder.parent.name}", _alias_of(device)
+        legal = {legal_key(tag): text for tag, text in tags.items()}
         with _explained(self.uri):
             place += f"/{len(self._client.list_artifacts(self.run_id, place)) + 1}"
             self._client.log_artifacts(self.run_id, str(folder), place)
@@ -175,7 +176,7 @@ class Tracker:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            version = self._client.create_model_version(name, source, self.run_id, tags=dict(tags)).version
+            version = self._client.create_model_version(name, source, self.run_id, tags=legal).version
             self._client.set_registered_model_alias(name, alias, version)
         return f"models:/{name}@{alias}"
 

@@ -120,6 +120,24 @@ def test_nothing_that_works_is_an_error(tmp_path):
     assert all("ValueError: no training" in failure for failure in failures)
 
 
+def fails_below(least, settings, report):
+    if settings["a.rate"] < least:
+        raise RunError("too low")
+    objective(least, settings, report)
+
+
+def test_what_failed_is_not_tried_again(tmp_path):
+    """A later call tries others in its place, and would draw the same where only what ended well counted."""
+    storage, options = tmp_path / "a.db", {"longest": 1, "first": FIRST, "by_value": HERE, "samples": 2}
+    for _ in range(3):
+        with pytest.raises(RunError, match="none of 2 did: too low"):
+            tune(fails_below, 2.0, SPACE, storage, **options)
+    trials = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{storage}").get_trials()
+    tried = [t.params["a.rate"] for t in trials]
+    assert len(tried) == len(set(tried)) == 6
+    assert tried.count(FIRST["a.rate"]) == 1
+
+
 def is_refused(shared, settings, report):
     raise RunError("The loss must stay finite,\nbut is not.")
 

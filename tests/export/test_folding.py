@@ -42,6 +42,26 @@ def network(norm, mixer=None) -> nn.Module:
     )
 
 
+class Factors(nn.Module):
+    """Makes of one number as many as there are factors, before anything else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.rand(32)), nn.Parameter(torch.rand(32))
+        self.layer = nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.layer(x * self.scale + self.shift)
+
+
+@pytest.mark.parametrize(("width", "left"), [(1, True), (32, False)])
+def test_what_comes_in_is_as_wide_as_what_it_is_multiplied_by(width, left, tmp_path):
+    module, x = Factors().eval(), torch.rand(2, width)
+    export_onnx(module, x, tmp_path / "model.onnx")
+    assert ("Mul" in operators(tmp_path / "model.onnx")) == left
+    assert apart(tmp_path / "model.onnx", module, x) < 1e-5
+
+
 @pytest.mark.parametrize("norm", [BatchNorm(), RepBN()])
 def test_a_network_has_no_norm_left(norm, tmp_path):
     module, x = network(norm), torch.rand(2, 1, 8, 8)

@@ -304,6 +304,22 @@ def test_what_is_no_percentage_may_differ_by_a_share_of_it(ours, theirs, fits):
     assert _problems(of, found, False, rmse) == ([] if fits else ["its rmse is 0.06 and not 0.05"])
 
 
+@pytest.mark.parametrize(
+    ("n", "ours", "theirs", "unit", "fits"),
+    [
+        (180, 0.6, 107 / 180, "", True),
+        (180, 0.6, 106 / 180, "", False),
+        (1000, 0.2667, 0.2684, "", True),
+        (1000, 0.2667, 0.2704, "", False),
+        (1000, 0.6, 0.598, "K", False),
+        (1000, 12.0, 11.9, "", False),
+    ],
+)
+def test_a_metric_that_is_1_at_best_may_differ_as_one_in_percent(n, ours, theirs, unit, fits):
+    found = Check("onnx", n, 1, 0, 0, 100, ("R2", ours, theirs), 1, 0, 0)
+    assert (not _problems(FORMATS["onnx"], found, False, Metric("R2", unit, "maximize"))) == fits
+
+
 def test_metrics_that_are_both_infinite_are_the_same():
     found = Check("onnx", 1000, 1, 0, 0, None, ("R2", -math.inf, -math.inf), 1, 0, 0)
     assert _problems(FORMATS["onnx"], found, False, Metric("R2", "", "maximize")) == []
