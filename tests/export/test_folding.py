@@ -8,6 +8,7 @@ import torch
 from export.nets import apart
 from torch import nn
 
+from nas.export.folding import fold_affines
 from nas.export.onnx import export_onnx
 from nas.layers import BatchNorm, Bits, Block, Global, Mlp, PatchStem, RepBN
 from nas.layers.mixers.depthwise import DepthwiseConv
@@ -60,6 +61,13 @@ def test_what_comes_in_is_as_wide_as_what_it_is_multiplied_by(width, left, tmp_p
     export_onnx(module, x, tmp_path / "model.onnx")
     assert ("Mul" in operators(tmp_path / "model.onnx")) == left
     assert apart(tmp_path / "model.onnx", module, x) < 1e-5
+
+
+def test_what_is_of_unknown_width_stays(tmp_path):
+    torch.onnx.export(Factors().eval(), (torch.rand(2, 32),), tmp_path / "model.onnx", dynamo=False)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert fold_affines(graph, {}) == 0
+    assert fold_affines(graph, {graph.input[0].name: 32}) == 1
 
 
 @pytest.mark.parametrize("norm", [BatchNorm(), RepBN()])

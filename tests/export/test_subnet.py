@@ -312,6 +312,7 @@ def test_what_is_no_percentage_may_differ_by_a_share_of_it(ours, theirs, fits):
         (1000, 0.2667, 0.2684, "", True),
         (1000, 0.2667, 0.2704, "", False),
         (1000, 0.6, 0.598, "K", False),
+        (1000, 12.0, 11.97, "", True),
         (1000, 12.0, 11.9, "", False),
     ],
 )
