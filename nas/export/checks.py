@@ -281,7 +281,7 @@ def _require_same_answers(
     for some, answers in found:
         with torch.inference_mode():
             wanted = module(some)
-        apart = apart_of(torch.from_numpy(answers), wanted).flatten(1).numpy()
+        apart = apart_of(torch.from_numpy(answers), wanted).reshape(len(wanted), -1).numpy()
         worst = np.median(apart, axis=1).max() if median else apart.max()
         if not worst <= tolerance * largest_of(wanted):
             raise ExportError(_frozen(path, len(some), "other answers than the module"))

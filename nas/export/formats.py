@@ -224,14 +224,23 @@ def _onnx_overhead(module: nn.Module) -> int:
 
 
 def _held_bytes(path: Path, module: nn.Module) -> int:
-    """Of all tensors of the file but buffers: initializers, and constants that are no shapes or indices."""
-    buffers, graph = dict(module.named_buffers()).keys(), onnx.load(path).graph
-    tensors = [t for t in graph.initializer if t.name not in buffers]
+    """Of all tensors of the file but buffers, or parts of them, and indices."""
+    buffers, graph = dict(module.named_buffers()), onnx.load(path).graph
+    tensors = [t for t in graph.initializer if t.name not in buffers and t.data_type not in _INDICES]
     for node in graph.node:
         if node.op_type == "Constant":
             values = (a.t for a in node.attribute if a.name == "value")
             tensors += [t for t in values if t.dims and t.data_type not in _INDICES]
-    return sum(onnx.numpy_helper.to_array(t).nbytes for t in tensors)
+    tables = [np.squeeze(buffer.detach().numpy()) for buffer in buffers.values()]
+    arrays = (onnx.numpy_helper.to_array(t) for t in tensors)
+    return sum(a.nbytes for a in arrays if not any(_is_part(np.squeeze(a), table) for table in tables))
+
+
+def _is_part(array: np.ndarray, table: np.ndarray) -> bool:
+    """Whether it is a table, or its beginning along each axis, such as the positions that there are."""
+    if array.ndim != table.ndim or any(a > b for a, b in zip(array.shape, table.shape, strict=True)):
+        return False
+    return array.size > 1 and bool((array == table[tuple(map(slice, array.shape))].astype(array.dtype)).all())
 
 
 _INDICES = (onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.BOOL)

@@ -109,6 +109,10 @@ def entries_where(
     names = {c.name: _resolve(c.name, entries) for c in conditions}
     wanted = [*names.values(), *([_resolve(goal, entries)] if goal else [])]
     entries = [e for e in entries if all(n in e["objectives"] for n in wanted)]
+    if not entries:
+        raise ExportError(
+            f"Conditions and goal must be figures of one device, but no point has all of {', '.join(wanted)}."
+        )
     meets = [
         e
         for e in entries

@@ -215,6 +215,42 @@ def test_a_metric_is_that_of_all_inputs(tmp_path: Path) -> None:
     assert found.metric == ("error", pytest.approx(whole["error"].mean), pytest.approx(whole["error"].mean))
 
 
+class Tabled(nn.Module):
+    """Adds parts of tables that no file of weights holds, or one that does, and takes by an index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("long", torch.rand(900, 4, generator=torch.Generator().manual_seed(0)), False)
+        self.register_buffer("kept", torch.rand(500, generator=torch.Generator().manual_seed(1)))
+        self.register_buffer("index", torch.arange(500).flip(0), False)
+
+    def forward(self, x):
+        there = (x.unsqueeze(1) + self.long[:700].unsqueeze(0)).mean(1)
+        turned = x.repeat(1, 125)[:, self.index] + self.kept.unsqueeze(0)
+        return self.layer(there + turned.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnx-portable", "onnx-fp32"])
+def test_tables_are_no_weights(name, tmp_path: Path) -> None:
+    module = Tabled().eval()
+    (found,) = export_subnet(
+        Subnet(module, ARCHITECTURE, torch.rand(2, 4)), tmp_path / "a", formats=[name], cards=card
+    )
+    assert found.weight_bytes <= found.predicted_bytes + 16
+
+
+class OneEach(nn.Linear):
+    def forward(self, x):
+        return super().forward(x)[:, 0]
+
+
+def test_answers_may_be_one_number_each(tmp_path: Path) -> None:
+    subnet = Subnet(OneEach(4, 1).eval(), ARCHITECTURE, torch.rand(2, 4))
+    found = export_subnet(subnet, tmp_path / "a", formats=["safetensors", "onnx", "pt2"], cards=card)
+    assert [of.agreement for of in found] == [None] * 3
+
+
 def test_classes_are_as_many_as_the_task_says() -> None:
     """Embeddings look like logits."""
     evidence = evidence_of(nn.Linear(4, 3), (2,), torch.long)
