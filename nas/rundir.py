@@ -15,6 +15,10 @@ from nas.faults import fault_in_description, fault_in_entry
 from nas.files import write_atomically
 
 
+DIVERGED = "diverged.json"
+"""What a training leaves of an architecture that stopped it: no work."""
+
+
 class RunDirectory:
     """Paths of a run directory and its JSON files."""
 
@@ -36,7 +40,8 @@ class RunDirectory:
     @property
     def started(self) -> bool:
         """Whether there is work in it that could be lost."""
-        trained = self.supernet.is_dir() and any(p.is_file() for p in self.supernet.rglob("*"))
+        files = self.supernet.rglob("*") if self.supernet.is_dir() else ()
+        trained = any(p.is_file() and p.name != DIVERGED for p in files)
         return trained or self.trials.exists() or self.front.exists()
 
     def read(self) -> dict[str, Any]:

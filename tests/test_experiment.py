@@ -106,6 +106,7 @@ def test_what_left_nothing_behind_was_not_begun(tmp_path):
     """Such as a training that was refused at its first step."""
     directory = RunDirectory(tmp_path)
     (directory.supernet / "checkpoints").mkdir(parents=True)
+    (directory.supernet / "diverged.json").touch()
     assert not directory.started
     (directory.supernet / "checkpoints" / "step-000000001.safetensors").touch()
     assert directory.started

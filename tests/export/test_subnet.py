@@ -223,11 +223,11 @@ class Tabled(nn.Module):
         self.layer = nn.Linear(4, 3)
         self.register_buffer("long", torch.rand(900, 4, generator=torch.Generator().manual_seed(0)), False)
         self.register_buffer("kept", torch.rand(500, generator=torch.Generator().manual_seed(1)))
-        self.register_buffer("index", torch.arange(500).flip(0), False)
+        self.register_buffer("index", torch.arange(500).flip(0).view(20, 25))
 
     def forward(self, x):
         there = (x.unsqueeze(1) + self.long[:700].unsqueeze(0)).mean(1)
-        turned = x.repeat(1, 125)[:, self.index] + self.kept.unsqueeze(0)
+        turned = x.repeat(1, 125)[:, self.index.view(-1)] + self.kept.unsqueeze(0)
         return self.layer(there + turned.mean(1, keepdim=True))
 
 
