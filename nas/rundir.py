@@ -14,7 +14,6 @@ from nas.errors import RunError
 from nas.faults import fault_in_description, fault_in_entry
 from nas.files import write_atomically
 
-
 DIVERGED = "diverged.json"
 """What a training leaves of an architecture that stopped it: no work."""
 
