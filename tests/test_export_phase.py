@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from nas.errors import ExportError
 from nas.phases import export
 from nas.tasks import Batch, Metric
 
@@ -63,3 +64,22 @@ def test_no_more_inputs_than_it_takes(monkeypatch):
     assert sum(len(b.inputs[0]) for b in evidence(Given((4,) * 9), 4).batches) == 12
     (batch,) = evidence(Given((4,) * 9), 16).batches
     assert batch.inputs[0][:, 0].tolist() == list(range(16))
+
+
+def test_conditions_on_figures_of_two_devices_are_told():
+    """Which no point has together."""
+    front = [
+        {
+            "device": device,
+            "front": True,
+            "objectives": {"accuracy": {"measured": 90.0}, f"latency_ms.{device}": {"measured": 3.0}},
+        }
+        for device in "xy"
+    ]
+    assert export.entries_where(front, ["latency_ms.x<=5"]) == front[:1]
+    for where, goal in (
+        (["latency_ms.x<=5", "latency_ms.y<=5"], None),
+        (["latency_ms.x<=5"], "latency_ms.y"),
+    ):
+        with pytest.raises(ExportError, match="must be figures of one device, but no point has all of"):
+            export.entries_where(front, where, goal=goal)
