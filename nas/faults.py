@@ -119,7 +119,7 @@ def _fault_in_figures(entry: Mapping[str, Any]) -> str | None:
     for name, value in named.items():
         if value is None:
             return f"`{name}` of {entry['id']} is missing"
-        if value <= 0 and (name.partition(" ")[0] in ("drift", "n") or name == "measured of latency"):
+        if value <= 0 and name in ("drift", "n", f"n of {metrics[0]}", "measured of latency"):
             return f"`{name}` of {entry['id']} is {value!r} and not above 0"
     trained = entry.get("trained", {})
     if not isinstance(trained, Mapping) or not all(map(_is_training, trained.values())):

@@ -254,24 +254,24 @@ STUDY = "recipe"
 
 def _finished(database: Any, longest: int, optuna: Any) -> list[Tried]:
     """What the storage holds; trials that a dead process left running count for nothing."""
-    if STUDY not in optuna.get_all_study_names(database):
-        return []
-    study = optuna.load_study(study_name=STUDY, storage=database)
-    complete, times = optuna.trial.TrialState.COMPLETE, rungs(longest)
+    times = rungs(longest)
     return [
         # the last report is no intermediate value, but `value`
         Tried(t.number, dict(t.params), float(t.value), times[len(t.intermediate_values)])
-        for t in study.get_trials(states=(complete,))
+        for t in _trials(database, optuna, optuna.trial.TrialState.COMPLETE)
     ]
 
 
 def _ended(database: Any, optuna: Any) -> list[Settings]:
     """All configurations of the storage that ended, well or not: who draws as many again must draw others."""
+    state = optuna.trial.TrialState
+    return [dict(t.params) for t in _trials(database, optuna, state.COMPLETE, state.FAIL)]
+
+
+def _trials(database: Any, optuna: Any, *states: Any) -> list[Any]:
     if STUDY not in optuna.get_all_study_names(database):
         return []
-    state = optuna.trial.TrialState
-    study = optuna.load_study(study_name=STUDY, storage=database)
-    return [dict(t.params) for t in study.get_trials(states=(state.COMPLETE, state.FAIL))]
+    return list(optuna.load_study(study_name=STUDY, storage=database).get_trials(states=states))
 
 
 def _number_of(settings: Settings, told: set[int], database: Any, optuna: Any) -> int:
